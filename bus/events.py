@@ -1,0 +1,409 @@
+"""Every event that crosses Redis, one small dataclass each.
+
+One event is one stream entry with flat fields, readable in ``redis-cli monitor`` and ``XRANGE``::
+
+    v 1  type sentence  at 1795353600123  turn 2  attempt 1  index 0  text "It opened in 1883."
+
+``encode`` writes them and ``decode`` reads them. Integers and floats are written in decimal, booleans as 0 or 1,
+``pcm`` as raw little-endian 16-bit samples and always last. A field or a type that a newer version added is
+ignored; a field that is missing or malformed raises ``BadEvent``. ``at`` is the writer's wall clock in
+milliseconds since 1970, informative only: no decision compares clocks of two machines.
+
+Positions: ``offset``, ``start`` and ``end`` of the caller's audio count samples at 16 kHz since the session began.
+Positions of the assistant's audio count milliseconds of playout since its turn began.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+VERSION = 1
+MIC_RATE = 16_000
+"""Sample rate in Hz of everything on a mic stream."""
+
+
+class BadEvent(ValueError):
+    """An entry that cannot be read: which field, what it held, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What every event has. ``at`` is filled in by ``encode`` when it is 0."""
+
+    type: ClassVar[str] = ""
+    at: int = field(default=0, kw_only=True)
+
+
+# -- <session>:mic, gateway -> stt ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MicAudio(Event):
+    """The caller's audio: 16 kHz mono, 16-bit, starting at sample ``offset``; contiguous with what came before."""
+
+    type: ClassVar[str] = "audio"
+    offset: int
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceStarted(Event):
+    """Speech began; ``offset`` includes the pre-roll, so audio from there on belongs to the utterance."""
+
+    type: ClassVar[str] = "start"
+    utterance: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class UtterancePaused(Event):
+    """The caller fell silent at ``offset``: flush, and answer with a Final of this revision. It may be resumed."""
+
+    type: ClassVar[str] = "pause"
+    utterance: int
+    revision: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceResumed(Event):
+    """The caller went on within the same utterance: the Final of ``revision - 1`` was not the last word."""
+
+    type: ClassVar[str] = "resume"
+    utterance: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceEnded(Event):
+    """The utterance is over at ``offset``; the Final of ``revision`` stands."""
+
+    type: ClassVar[str] = "end"
+    utterance: int
+    revision: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class HungUp(Event):
+    """The session is over; nothing follows on the mic stream."""
+
+    type: ClassVar[str] = "hangup"
+
+
+# -- <session>:transcript, stt -> gateway -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Partial(Event):
+    """What the recogniser believes so far of an utterance: the whole text, which a later one may change."""
+
+    type: ClassVar[str] = "partial"
+    utterance: int
+    revision: int
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Final(Event):
+    """The text of an utterance up to the pause of ``revision``; empty when no words were recognised."""
+
+    type: ClassVar[str] = "final"
+    utterance: int
+    revision: int
+    text: str
+    start: int
+    end: int
+    error: str = ""
+
+
+# -- <session>:reply, llm -> tts and gateway --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence(Event):
+    """One sentence of a turn, in order; ``attempt`` is the fence of the lease that wrote it, ``index`` from 0."""
+
+    type: ClassVar[str] = "sentence"
+    turn: int
+    attempt: int
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(Event):
+    """A function call of a turn; ``arguments`` is JSON text. Published once, never generated again."""
+
+    type: ClassVar[str] = "tool_call"
+    turn: int
+    attempt: int
+    index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEnd(Event):
+    """No more sentences of a turn follow. ``reason`` is done, cancelled or failed; ``tokens`` counts deltas."""
+
+    type: ClassVar[str] = "reply_end"
+    turn: int
+    attempt: int
+    reason: str
+    sentences: int
+    tokens: int = 0
+    error: str = ""
+
+
+# -- <session>:speech, tts -> gateway ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechAudio(Event):
+    """Synthesised audio of a turn: mono, 16-bit, at ``rate`` Hz, ``offset`` samples after the turn's first.
+
+    ``index`` counts the turn's chunks from 0; ``sentence`` names the sentence spoken. ``text`` is the part of the
+    turn's text whose sound is complete at the end of this chunk: all chunks' texts joined are the turn's text.
+    ``alignment`` is ``exact`` when the engine says so itself, else ``estimated`` and never ahead of the sound.
+    """
+
+    type: ClassVar[str] = "speech"
+    turn: int
+    attempt: int
+    index: int
+    sentence: int
+    offset: int
+    rate: int
+    text: str
+    alignment: str
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnd(Event):
+    """No more audio of a turn follows. ``reason`` is done, cancelled or failed."""
+
+    type: ClassVar[str] = "speech_end"
+    turn: int
+    attempt: int
+    reason: str
+    chunks: int
+    samples: int
+    error: str = ""
+
+
+# -- <session>:history, gateway -> llm --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said(Event):
+    """One message of the conversation as heard: ``role`` is system, user, assistant, tool_call or tool.
+
+    ``item`` names it for the client; ``text`` is what was said (for tool_call the arguments, for tool the output);
+    ``turn`` is 0 for what the caller said; ``complete`` is false when an interruption cut it short.
+    """
+
+    type: ClassVar[str] = "said"
+    item: str
+    role: str
+    text: str
+    turn: int = 0
+    complete: bool = True
+    call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Amended(Event):
+    """A message's text became known better (a late truncation by the client); empty text removes the message."""
+
+    type: ClassVar[str] = "amended"
+    item: str
+    text: str
+
+
+# -- <session>:playback, gateway -> tts -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Played(Event):
+    """A turn's audio from ``start`` to ``end`` ms left for the caller while the mic stream stood at ``mic``."""
+
+    type: ClassVar[str] = "played"
+    turn: int
+    start: int
+    end: int
+    mic: int
+
+
+# -- <session>:acks, every stage -> gateway ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """A stage's word that it no longer works on a cancelled turn.
+
+    ``outcome``: ``stopped`` in mid-work, ``finished`` before the cancel arrived, ``never_started``.
+    ``took`` is milliseconds from learning of the cancel to having stopped; ``samples`` and ``tokens`` are what was
+    made in vain; ``last`` is the index of the last entry written to the stage's own stream, -1 for none.
+    """
+
+    type: ClassVar[str] = "stopped"
+    turn: int
+    stage: str
+    outcome: str
+    took: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+    last: int = -1
+    detail: str = ""
+
+
+# -- <session>:inputs, gateway ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Event):
+    """One event the turn logic saw, in order: its ``name``, and its fields as JSON. What replay reads."""
+
+    type: ClassVar[str] = "input"
+    name: str
+    data: str
+
+
+# -- <session>:control, any gateway -> the owning one -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested(Event):
+    """Somebody outside asks that turn ``turn`` (0: whichever is live) be cancelled."""
+
+    type: ClassVar[str] = "cancel"
+    turn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRequested(Event):
+    """Somebody outside asks that the session be ended."""
+
+    type: ClassVar[str] = "end_session"
+    reason: str
+
+
+# -- work streams: offers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOffer(Event):
+    """A session that needs a recogniser."""
+
+    type: ClassVar[str] = "session"
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOffer(Event):
+    """A turn to answer, from the conversation up to and including history entry ``history``."""
+
+    type: ClassVar[str] = "turn"
+    session: str
+    turn: int
+    history: str
+    instructions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakOffer(Event):
+    """A turn to speak; its sentences stand on the reply stream after entry ``after``."""
+
+    type: ClassVar[str] = "speak"
+    session: str
+    turn: int
+    after: str
+
+
+# -- channel cancel ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Event):
+    """The announcement of a raised watermark: every turn of ``session`` up to ``turn`` is cancelled."""
+
+    type: ClassVar[str] = "cancelled"
+    session: str
+    turn: int
+    reason: str
+
+
+TYPES: dict[str, type[Event]] = {
+    kind.type: kind
+    for kind in (
+        MicAudio, UtteranceStarted, UtterancePaused, UtteranceResumed, UtteranceEnded, HungUp, Partial, Final,
+        Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, Input,
+        CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer, Cancel,
+    )
+}  # fmt: skip
+
+Fields = dict[str, bytes]
+
+
+def encode(event: Event, at: int) -> Fields:
+    """The flat fields of an event, ``v`` and ``type`` first and ``pcm`` last; ``at`` (ms) if it has none itself."""
+    fields: Fields = {"v": b"%d" % VERSION, "type": event.type.encode(), "at": b"%d" % (event.at or at)}
+    pcm = None
+    for spec in dataclasses.fields(event):
+        if spec.name == "at":
+            continue
+        value = getattr(event, spec.name)
+        if isinstance(value, bytes):
+            pcm = value
+        elif isinstance(value, bool):
+            fields[spec.name] = b"1" if value else b"0"
+        else:
+            fields[spec.name] = str(value).encode()
+    if pcm is not None:
+        fields["pcm"] = pcm
+    return fields
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8")
+
+
+_READERS = {"int": int, "float": float, "bool": lambda raw: bool(int(raw)), "str": _text, "bytes": bytes}
+_SPECS = {
+    name: [(s.name, str(s.type), s.default is dataclasses.MISSING) for s in dataclasses.fields(kind)]
+    for name, kind in TYPES.items()
+}
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Event | None:
+    """The event in an entry's fields; None for a type this version does not know. Raises BadEvent."""
+    name = fields.get(b"type", b"").decode("utf-8", "replace")
+    kind = TYPES.get(name)
+    if kind is None:
+        if not name:
+            raise BadEvent("an entry without a type field")
+        return None
+    values = {}
+    for key, annotation, required in _SPECS[name]:
+        raw = fields.get(key.encode())
+        if raw is None:
+            if required:
+                raise BadEvent(f"{name}: field {key!r} is missing; expected {annotation}")
+            continue
+        try:
+            values[key] = _READERS[annotation](raw)
+        except ValueError:
+            raise BadEvent(f"{name}: field {key!r} is {raw[:40]!r}; expected {annotation}") from None
+    if len(values.get("pcm", b"")) % 2:
+        raise BadEvent(f"{name}: pcm has {len(values['pcm'])} bytes; expected whole 16-bit samples")
+    return kind(**values)
