@@ -1,0 +1,40 @@
+"""Child processes that do not outlive their parent, and how they ended, in words."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def dies_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """A ``preexec_fn`` that has the kernel send ``number`` to the child when its parent dies, kill -9 included.
+
+    Start such a child from the main thread: Linux takes the death of the starting thread for the parent's. None on
+    systems that offer nothing of the kind; there a child of a killed parent stays.
+    """
+    if _libc is None:
+        return None
+    prctl, parent = _libc.prctl, os.getpid()
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
+
+
+def ending(returncode: int) -> str:
+    """How a child ended: ``exit code 3``, or ``signal SIGKILL`` for the negative codes of subprocess."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return f"signal {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"signal {-returncode}"

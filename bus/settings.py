@@ -1,0 +1,154 @@
+"""The settings every process shares, and how any process reads its own.
+
+A process declares a subclass of ``BusSettings`` and calls ``load`` with it. A field ``redis_url`` is the variable
+``REDIS_URL``. Values come from the environment, else from a ``.env`` file in the working directory, else from the
+default; an empty value counts as absent. Values that may hold a secret are never printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import types
+import typing
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CONFIGURATION_ERROR = 2
+"""The exit code of a process whose settings are wrong: starting it again would not help."""
+
+_SECRET_NAME = re.compile(r"secret|password|passwd|token|credential|(^|_)key$|api_?key", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://).*@", re.DOTALL)
+_PASSWORD_QUERY = re.compile(r"(?<=[?&]password=)[^&\s]*")
+_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def masked(text: str) -> str:
+    """``text`` with the user and password of a URL in it replaced by ``***``; rather too much than too little."""
+    return _PASSWORD_QUERY.sub("***", _USERINFO.sub("***@", text))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine: ``localhost``, 127.0.0.0/8 or ``::1``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _redis_url(url: str) -> str:
+    problem = "expected redis://[user:password@]host[:port][/db], rediss:// likewise, or unix://path"
+    try:
+        parts = urlsplit(url)
+        complete = bool(parts.path if parts.scheme == "unix" else parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        raise ValueError(problem) from None
+    if parts.scheme not in ("redis", "rediss", "unix") or not complete or re.search(r"\s", url):
+        raise ValueError(problem)
+    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ValueError(problem)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+"""A server's address. Declare such a field with ``repr=False``: it may hold a password."""
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda v: str(v).upper())]
+
+
+class BusSettings(BaseSettings):
+    """What every process needs to know to reach the bus."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    """Where the bus is."""
+    bus_shards: int = Field(default=1, ge=1, le=99_999)
+    """Into how many shards sessions are spread: a constant of the deployment; a cluster takes 16 or more."""
+    embedded_redis_dir: Path = Path(".bargein/redis")
+    """Where the embedded server keeps its data: a folder of its own, readable by its owner only."""
+    log_level: LogLevel = "INFO"
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(kind: type[S]) -> S:
+    """The settings of a process; with wrong ones one line each on stderr, and SystemExit(2)."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for line in problems(kind, error):
+            print(line, file=sys.stderr)
+    except UnicodeDecodeError:
+        print(".env: cannot be read as UTF-8 text; expected lines of NAME=value", file=sys.stderr)
+    except OSError as error:
+        print(f".env: cannot be read: {error.strerror}", file=sys.stderr)
+    raise SystemExit(CONFIGURATION_ERROR)
+
+
+def problems(kind: type[BaseSettings], error: ValidationError) -> list[str]:
+    """One line for each wrong variable: its name, its value (masked) and what was expected."""
+    lines = []
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        field = kind.model_fields.get(name)
+        if field is None:
+            lines.append(f"{name.upper() or 'settings'}: {item['msg'].removeprefix('Value error, ')}")
+            continue
+        if item["type"] == "missing":
+            lines.append(f"{name.upper()}: not set; expected {_expected(field)}")
+            continue
+        value = "(hidden)" if _is_secret(name, field) else masked(str(item["input"]))
+        said = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else ""
+        lines.append(f"{name.upper()}={value}: {said or 'expected ' + _expected(field)}")
+    return lines
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr, one line a record: time, level, logger, message."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+
+
+def _is_secret(name: str, field: FieldInfo) -> bool:
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    return SecretStr in kinds or _SECRET_NAME.search(name) is not None
+
+
+def _expected(field: FieldInfo) -> str:
+    """What a field allows, in words, from its annotation and its bounds."""
+    bounds = [
+        f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in _BOUNDS if hasattr(rule, name)
+    ]
+    text = _kind(field.annotation)
+    return f"{text} {' and '.join(bounds)}" if bounds else text
+
+
+def _kind(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _kind(typing.get_args(annotation)[0])
+    if origin is Literal:
+        return "one of " + ", ".join(str(value) for value in typing.get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(part) for part in typing.get_args(annotation) if part is not type(None))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "one of " + ", ".join(str(member.value) for member in annotation)
+    return _KINDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
