@@ -9,7 +9,20 @@ Announcements only make it fast.
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bus import scripts
+from bus.backoff import Backoff
+from bus.keys import CANCEL_CHANNEL, session_key
+from bus.outbox import OUTAGE
+
+if TYPE_CHECKING:
+    from bus.streams import Bus
+
+log = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):
@@ -93,3 +106,51 @@ class CancelGuard:
     def sessions(self) -> list[str]:
         """The sessions that hold a token now."""
         return list(self._tokens)
+
+
+async def raise_watermark(bus: Bus, session: str, turn: int, reason: str) -> int:
+    """Cancel every turn of a session up to ``turn`` and announce it, in one step; the watermark afterwards."""
+    announcement = json.dumps({"session": session, "turn": turn, "reason": reason, "at": bus.now()})
+    keys = [session_key(session, "cancelled")]
+    return int(await bus.run(scripts.RAISE, keys, [turn, CANCEL_CHANNEL, announcement]))
+
+
+async def watermark(bus: Bus, session: str) -> int:
+    """The highest cancelled turn of a session; 0 when none is."""
+    return int(await bus.commands.get(session_key(session, "cancelled")) or 0)
+
+
+async def listen(bus: Bus, guard: CancelGuard) -> None:
+    """Feed announcements to a guard, for ever. After every (re)subscription the marks are read again from the keys."""
+    backoff = Backoff(0.05, 2.0)
+    while True:
+        client = bus.make_client(None)
+        pubsub = client.pubsub()
+        try:
+            await pubsub.subscribe(CANCEL_CHANNEL)
+            async for message in pubsub.listen():
+                if message["type"] == "subscribe":
+                    await reread(bus, guard)
+                    backoff.reset()
+                elif message["type"] == "message":
+                    _hear(guard, message["data"])
+        except OUTAGE as error:
+            log.warning("the cancel channel is lost (%s); subscribing again", type(error).__name__)
+            await asyncio.sleep(backoff.next())
+        finally:
+            await pubsub.aclose()
+            await client.aclose()
+
+
+async def reread(bus: Bus, guard: CancelGuard) -> None:
+    """Read the watermark of every session that a guard holds tokens of."""
+    for session in guard.sessions:
+        guard.raise_to(session, await watermark(bus, session))
+
+
+def _hear(guard: CancelGuard, data: bytes) -> None:
+    try:
+        message = json.loads(data)
+        guard.raise_to(str(message["session"]), int(message["turn"]))
+    except (ValueError, KeyError, TypeError):
+        log.warning("a cancel announcement is malformed: %r", data[:80])

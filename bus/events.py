@@ -16,9 +16,9 @@ Positions of the assistant's audio count milliseconds of playout since its turn 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 VERSION = 1
 MIC_RATE = 16_000
@@ -378,7 +378,13 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8")
 
 
-_READERS = {"int": int, "float": float, "bool": lambda raw: bool(int(raw)), "str": _text, "bytes": bytes}
+_READERS: dict[str, Callable[[bytes], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda raw: bool(int(raw)),
+    "str": _text,
+    "bytes": bytes,
+}
 _SPECS = {
     name: [(s.name, str(s.type), s.default is dataclasses.MISSING) for s in dataclasses.fields(kind)]
     for name, kind in TYPES.items()

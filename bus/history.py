@@ -1,0 +1,28 @@
+"""The conversation as heard: messages in order, amended but never rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bus.events import Amended, Event, Said
+from bus.keys import session_key
+from bus.streams import Bus
+
+
+def conversation(events: Iterable[Event]) -> list[Said]:
+    """The messages that stand after all amendments, in order; a message amended to nothing is left out."""
+    messages: dict[str, Said] = {}
+    for event in events:
+        if isinstance(event, Said):
+            messages.setdefault(event.item, event)
+        elif isinstance(event, Amended) and event.item in messages:
+            shorter = event.text != messages[event.item].text
+            messages[event.item] = replace(messages[event.item], text=event.text, complete=not shorter)
+    return [message for message in messages.values() if message.text or message.role in ("tool", "tool_call")]
+
+
+async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:
+    """A session's conversation up to and including history entry ``until``."""
+    entries = await bus.replay(session_key(session, "history"), until=until)
+    return conversation(entry.event for entry in entries)

@@ -1,0 +1,225 @@
+"""Following streams: one blocked call per shard serves every stream that a process follows there.
+
+A new stream is adopted by waking the blocked call with CLIENT UNBLOCK. Every follower resumes from an id of its own,
+never from ``$``; a connection that broke is taken up again where it was. A follower that does not read is bounded:
+its stream is left alone until it has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from bus.backoff import Backoff
+from bus.events import BadEvent, Event, decode
+from bus.outbox import OUTAGE
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 5_000
+BATCH = 200
+HIGH_WATER = 2_000
+"""Entries a follower may leave unread before its stream is no longer read for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry: its stream's key, its id, its event, and the fence of the lease that wrote it (0: none)."""
+
+    key: str
+    id: str
+    event: Event
+    fence: int = 0
+
+
+def position(entry_id: str) -> tuple[int, int]:
+    """A stream id as a pair that compares as Redis compares ids."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+class Unique:
+    """Recognises entries that a retried write stored twice, by writer and sequence number."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def is_new(self, fields: Mapping[bytes, bytes]) -> bool:
+        writer, seq = fields.get(b"by"), int(fields.get(b"seq", b"0"))
+        if writer is None:
+            return True
+        if seq <= self._seen.get(writer, 0):
+            return False
+        self._seen[writer] = seq
+        return True
+
+
+def read_entry(key: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
+    """The entry as an event; None, with a log line, when it is malformed or of a type not known here."""
+    try:
+        event = decode(fields)
+        fence = int(fields.get(b"fence", b"0"))
+    except (BadEvent, ValueError) as error:
+        log.warning("entry %s of %s left out: %s", entry_id.decode(), key, error)
+        return None
+    return Entry(key, entry_id.decode(), event, fence) if event is not None else None
+
+
+class Subscription:
+    """An endless iterator over one stream's entries after a given id. Close it when done."""
+
+    def __init__(self, key: str, after: str, on_change: Callable[[Subscription], None]) -> None:
+        self.key = key
+        self.position = after
+        """Id of the last entry that was taken from the stream for this follower."""
+        self.closed = False
+        self._entries: deque[Entry] = deque()
+        self._unique = Unique()
+        self._ready = asyncio.Event()
+        self._on_change = on_change
+
+    @property
+    def full(self) -> bool:
+        return len(self._entries) >= HIGH_WATER
+
+    def offer(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Take an entry from the reader; one at or before ``position``, or seen before, is left out."""
+        name = entry_id.decode()
+        if position(name) <= position(self.position):
+            return
+        self.position = name
+        if not self._unique.is_new(fields):
+            return
+        entry = read_entry(self.key, entry_id, fields)
+        if entry is not None:
+            self._entries.append(entry)
+            self._ready.set()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Entry:
+        while not self._entries:
+            if self.closed:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        was_full = self.full
+        entry = self._entries.popleft()
+        if was_full:
+            self._on_change(self)
+        return entry
+
+    def take(self) -> Entry | None:
+        """The next entry if one is here already, without waiting."""
+        return self._entries.popleft() if self._entries else None
+
+    def close(self) -> None:
+        """Stop following; an iteration that waits ends."""
+        if not self.closed:
+            self.closed = True
+            self._ready.set()
+            self._on_change(self)
+
+
+class Reader:
+    """Follows the streams of one shard over one connection. Belongs to one event loop."""
+
+    def __init__(self, make_client: Callable[[], Any], control: Any) -> None:
+        """``make_client`` makes the connection that blocks (no socket timeout); ``control`` wakes it."""
+        self._make_client = make_client
+        self._control = control
+        self._client: Any = None
+        self._client_id = 0
+        self._subscriptions: list[Subscription] = []
+        self._stale = False
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._waker: asyncio.Task[None] | None = None
+
+    def follow(self, key: str, after: str = "0-0") -> Subscription:
+        """Follow a stream from the entry after ``after``; the stream need not exist yet."""
+        subscription = Subscription(key, after, self._on_change)
+        self._subscriptions.append(subscription)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="bus-reader")
+        self._on_change(subscription)
+        return subscription
+
+    async def close(self) -> None:
+        """End every subscription and the connection."""
+        self._closed = True
+        for subscription in list(self._subscriptions):
+            subscription.close()
+        tasks = [task for task in (self._task, self._waker) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _on_change(self, subscription: Subscription) -> None:
+        if subscription.closed and subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        self._stale = True
+        self._changed.set()
+        if self._client_id and (self._waker is None or self._waker.done()):
+            self._waker = asyncio.get_running_loop().create_task(self._unblock(), name="bus-unblock")
+
+    async def _unblock(self) -> None:
+        # The wake-up may come before the call has blocked, so it is repeated until the new set is being read.
+        while self._stale and self._client_id and not self._closed:
+            try:
+                await self._control.execute_command("CLIENT", "UNBLOCK", self._client_id)
+            except (*OUTAGE, ResponseError):
+                return
+            if self._stale:
+                await asyncio.sleep(0.002)
+
+    async def _run(self) -> None:
+        backoff = Backoff(0.05, 2.0)
+        while not self._closed:
+            self._stale = False
+            self._changed.clear()
+            wanted: dict[str, str] = {}
+            for each in self._subscriptions:
+                if not each.full:
+                    known = wanted.get(each.key, each.position)
+                    wanted[each.key] = min(known, each.position, key=position)
+            if not wanted:
+                await self._changed.wait()
+                continue
+            try:
+                answer = await self._read(wanted)
+                backoff.reset()
+            except (*OUTAGE, ResponseError) as error:
+                self._client_id = 0
+                if self._client is not None:
+                    await self._client.aclose()
+                    self._client = None
+                if isinstance(error, ResponseError) and "LOADING" not in str(error):
+                    log.error("a stream cannot be read: %s", error)
+                await asyncio.sleep(backoff.next())
+                continue
+            for name, entries in answer:
+                key = name.decode()
+                for each in [s for s in self._subscriptions if s.key == key]:
+                    for entry_id, fields in entries:
+                        each.offer(entry_id, fields)
+
+    async def _read(self, wanted: dict[str, str]) -> Any:
+        if self._client is None:
+            self._client = self._make_client()
+            self._client_id = await self._client.client_id()
+            if self._stale:
+                return ()
+        async with asyncio.timeout(BLOCK_MS / 1000 + 5):
+            answer = await self._client.xread(wanted, count=BATCH, block=BLOCK_MS)
+        return answer or ()

@@ -1,0 +1,65 @@
+"""The Lua that must be one step with what it checks. Every key of one script is in one shard.
+
+``redis-cli monitor`` shows what a script does as ordinary commands marked ``lua``.
+"""
+
+APPEND_GUARDED = """
+-- KEYS: stream, fences of the stage, watermark     ARGV: turn, fence, then the entry's fields
+if tonumber(ARGV[2]) < tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 'FENCED' end
+local turn = tonumber(ARGV[1])
+if turn > 0 and turn <= tonumber(redis.call('GET', KEYS[3]) or '0') then return 'CANCELLED' end
+return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+"""
+"""Write for a lease: refused when a higher fence was given since, or when the turn (> 0) is cancelled."""
+
+RAISE = """
+-- KEYS: watermark     ARGV: turn, channel, announcement
+local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
+if tonumber(ARGV[1]) > mark then mark = tonumber(ARGV[1]) redis.call('SET', KEYS[1], ARGV[1]) end
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return mark
+"""
+"""Atomic maximum, and its announcement."""
+
+TAKE = """
+-- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn
+local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #p == 0 or p[1][2] ~= ARGV[2] then return {} end
+local fence = redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
+return {fence, tonumber(redis.call('GET', KEYS[3]) or '0'), p[1][4]}
+"""
+"""Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing."""
+
+RENEW = """
+-- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, fence
+if redis.call('HGET', KEYS[2], ARGV[4]) ~= ARGV[5] then return -1 end
+if #redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID') == 0 then return -1 end
+return tonumber(redis.call('GET', KEYS[3]) or '0')
+"""
+"""Start the idle clock anew while the fence is ours: the watermark, or -1 when the lease is lost.
+
+A plain XCLAIM would steal the lease back from whoever took it over."""
+
+COMPLETE = """
+-- KEYS: work stream, fences of the stage     ARGV: group, entry id, turn, fence
+if redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[4] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('XDEL', KEYS[1], ARGV[2])
+"""
+"""The work is done: the offer leaves the stream. 0 when the fence is no longer ours."""
+
+WITHDRAW = """
+-- KEYS: work stream     ARGV: group, entry id
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) > 0 then return 0 end
+return redis.call('XDEL', KEYS[1], ARGV[2])
+"""
+"""Take back an offer that nobody has claimed: 1 if so, 0 when it was claimed or is gone."""
+
+HOLD_LEASE = """
+-- KEYS: lease     ARGV: owner, milliseconds
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+"""Take or renew a lease held by name: 1, or 0 while somebody else holds it."""

@@ -1,0 +1,53 @@
+"""Duplex policies: who may speak when. They differ in rules only; the turn logic is one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+BACKCHANNELS = frozenset(
+    (
+        "mm-hmm", "mmhmm", "mhm", "hmm", "hm", "mm", "mm hmm", "uh-huh", "uhhuh", "uh", "huh", "uh huh", "ah", "oh",
+        "yeah", "yep", "yes", "okay", "ok", "right", "sure", "i see", "got it", "all right",
+    )
+)  # fmt: skip
+"""English sounds and words by which a listener says: go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplex:
+    """The rules of one session's floor. Times are in seconds."""
+
+    may_interrupt: bool = True
+    """Whether the caller's speech may end a turn; false: the microphone is ignored while the assistant speaks."""
+    respond: bool = True
+    """Whether an utterance's end opens a turn by itself; false: the client asks for each."""
+    interrupt: bool = True
+    """Whether speech may cancel a turn by itself; false: only the client's own cancel does."""
+    barge_in_min: float = 0.7
+    """Speech of this length confirms an interruption without any word recognised."""
+    final_limit: float = 3.0
+    """How long after the end of an utterance its text is waited for."""
+    cancel_limit: float = 2.0
+    """How long every stage has to say that it stopped."""
+    backchannels: frozenset[str] = BACKCHANNELS
+
+    def hears(self, speaking: bool) -> bool:
+        """Whether the microphone counts while the assistant is (not) speaking."""
+        return self.may_interrupt or not speaking
+
+    def is_backchannel(self, text: str) -> bool:
+        """Whether words only say: go on. Empty text says nothing and is not one."""
+        words = re.findall(r"[\w'-]+", text.lower())
+        if not words:
+            return False
+        return " ".join(words) in self.backchannels or all(word in self.backchannels for word in words)
+
+
+class FullDuplex(Duplex):
+    """The caller may interrupt at any time."""
+
+
+def HalfDuplex(**rules: object) -> Duplex:
+    """The microphone is ignored while the assistant speaks."""
+    return Duplex(may_interrupt=False, **rules)  # type: ignore[arg-type]
