@@ -1,0 +1,151 @@
+"""The small parent of a worker: runs it, and runs it again when it ends.
+
+honcho ends everything when one process ends, so each line of the Procfile but Redis's is
+``python -m workers.supervisor NAME``. The worker is a process group of its own, so that a signal to the whole line
+reaches it once, through here. Its output goes where the supervisor's goes. It dies with the supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Sequence
+
+from pydantic import Field
+
+from bus.backoff import Backoff
+from bus.child import dies_with_parent, ending
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
+
+log = logging.getLogger("supervisor")
+
+MODULES = {
+    "stt": "workers.stt.worker",
+    "llm": "workers.llm.worker",
+    "tts": "workers.tts.worker",
+    "jobs": "workers.jobs.worker",
+    "gateway": "gateway.app",
+}
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 10.0
+STEADY = 30.0
+"""Seconds of life after which a worker's end counts as the first again."""
+
+
+class SupervisorSettings(BusSettings):
+    """How long a worker may take to end."""
+
+    shutdown_s: float = Field(default=4.0, ge=0, le=600)
+    """Seconds between SIGTERM and SIGKILL; honcho itself kills after 5."""
+
+
+class Supervisor:
+    """Keeps one command running. Every time is in seconds."""
+
+    def __init__(self, name: str, command: Sequence[str], shutdown_s: float) -> None:
+        self._name = name
+        self._command = command
+        self._shutdown_s = shutdown_s
+        self._backoff = Backoff(FIRST_WAIT, LONGEST_WAIT)
+        self._stopping = asyncio.Event()
+        self._child: Process | None = None
+
+    async def run(self) -> None:
+        """Run the command again and again until ``stop``; return when it has ended for good."""
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            returncode = await self._run_once()
+            if self._stopping.is_set():
+                break
+            wait = self._wait_after(returncode, time.monotonic() - began)
+            await _within(wait, self._stopping.wait())
+
+    def stop(self) -> None:
+        """End it: the first call asks the worker to end, a second kills it."""
+        if self._stopping.is_set():
+            self._signal(signal.SIGKILL)
+        else:
+            self._stopping.set()
+            self._signal(signal.SIGTERM)
+
+    async def _run_once(self) -> int:
+        self._child = child = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=dies_with_parent(signal.SIGKILL),
+        )
+        if self._stopping.is_set():
+            self._signal(signal.SIGTERM)
+        ended = asyncio.create_task(child.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ended.done() and not await _within(self._shutdown_s, asyncio.shield(ended)):
+            log.warning("%s did not end within %.1f s; killing it", self._name, self._shutdown_s)
+            self._signal(signal.SIGKILL)
+        returncode = await ended
+        self._child = None
+        return returncode
+
+    def _wait_after(self, returncode: int, lived: float) -> float:
+        """How long to wait before the next start; says why the worker ended."""
+        if returncode == CONFIGURATION_ERROR:
+            log.error(
+                "%s cannot run as it is configured (its message is above); trying again in %.0f s",
+                self._name, LONGEST_WAIT,
+            )  # fmt: skip
+            return LONGEST_WAIT
+        if lived > STEADY:
+            self._backoff.reset()
+        wait = self._backoff.next()
+        log.warning(
+            "%s ended with %s after %.1f s; starting it again in %.1f s",
+            self._name, ending(returncode), lived, wait,
+        )  # fmt: skip
+        return wait
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None and self._child.returncode is None:
+            try:
+                self._child.send_signal(number)
+            except ProcessLookupError:
+                pass
+
+
+async def _within(seconds: float, awaitable: Awaitable[object]) -> bool:
+    """Whether ``awaitable`` finished within ``seconds``."""
+    try:
+        async with asyncio.timeout(seconds):
+            await awaitable
+    except TimeoutError:
+        return False
+    return True
+
+
+async def supervise(supervisor: Supervisor) -> None:
+    """Run a supervisor until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    await supervisor.run()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers.supervisor", description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=MODULES, help="what to keep running")
+    name = parser.parse_args().name
+    settings = load(SupervisorSettings)
+    start_logging(settings.log_level)
+    command = [sys.executable, "-m", MODULES[name]]
+    asyncio.run(supervise(Supervisor(name, command, settings.shutdown_s)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
