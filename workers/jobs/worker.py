@@ -1,0 +1,104 @@
+"""The worker of jobs that follow a call: an RQ worker on a connection of its own.
+
+Whoever wants a job done enqueues it by name, so that no other process imports it::
+
+    Queue("bargein-jobs", connection=Redis.from_url(JOBS_REDIS_URL)).enqueue("workers.jobs.recording.record", session)
+
+RQ works on synchronous connections whose answers are bytes, and not on Redis Cluster; hence ``JOBS_REDIS_URL``.
+A job that was under way in a worker killed with -9 is tried again about 90 s later with the times below.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from typing import Any
+
+from pydantic import Field
+from redis import Redis
+from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
+from rq import Queue, Worker
+
+from bus.backoff import Backoff
+from bus.child import dies_with_parent
+from bus.embedded import Problem
+from bus.server import answers
+from bus.settings import CONFIGURATION_ERROR, BusSettings, RedisUrl, load, masked, start_logging
+
+log = logging.getLogger("workers.jobs")
+
+QUEUE = "bargein-jobs"
+WORKER_TTL = 30
+"""Seconds without a heartbeat after which a worker counts as dead."""
+MAINTENANCE_EVERY = 20
+MONITOR_EVERY = 5
+
+
+class JobSettings(BusSettings):
+    """Where the queue of jobs is."""
+
+    jobs_redis_url: RedisUrl | None = Field(default=None, repr=False)
+    """The server that holds the queue; ``REDIS_URL`` when not set. Not a cluster."""
+
+    @property
+    def queue_url(self) -> str:
+        """The address in effect."""
+        return self.jobs_redis_url or self.redis_url
+
+
+class JobWorker(Worker):
+    """An RQ worker whose forked job dies with it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tie = dies_with_parent(signal.SIGKILL)
+
+    def main_work_horse(self, *args: Any, **options: Any) -> None:
+        """Runs in the forked child."""
+        if self._tie is not None:
+            self._tie()
+        super().main_work_horse(*args, **options)
+
+
+def wait_for(url: str) -> None:
+    """Return once a server answers at ``url``. Raises Problem when what answers is not Redis."""
+    backoff, said = Backoff(0.1, 5.0), False
+    while not answers(url):
+        if not said:
+            log.warning("nobody answers at %s; waiting for it", masked(url))
+            said = True
+        time.sleep(backoff.next())
+
+
+def make_worker(connection: Redis) -> Worker:
+    """The worker, not yet at work."""
+    return JobWorker(
+        [Queue(QUEUE, connection=connection)],
+        connection=connection,
+        worker_ttl=WORKER_TTL,
+        maintenance_interval=MAINTENANCE_EVERY,
+        job_monitoring_interval=MONITOR_EVERY,
+    )
+
+
+def main() -> int:
+    settings = load(JobSettings)
+    start_logging(settings.log_level)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        wait_for(settings.queue_url)
+        connection = Redis.from_url(settings.queue_url, socket_connect_timeout=5)
+        connection.ping()
+    except (Problem, AuthenticationError, AuthorizationError, ResponseError) as error:
+        log.error("the server at %s cannot be used: %s", masked(settings.queue_url), error)
+        return CONFIGURATION_ERROR
+    except KeyboardInterrupt:
+        return 0
+    make_worker(connection).work(logging_level=settings.log_level)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
