@@ -15,6 +15,7 @@ sets them to expire itself when it is done.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, 
 from bus.keys import is_session, session_key
 from bus.settings import BusSettings, load
 from workers.jobs.heard import Int16, place
+
+log = logging.getLogger("workers.jobs")
 
 KEEP_AUDIO_S = 60
 """Seconds the audio streams live on after they were written down."""
@@ -71,6 +74,7 @@ def record(session: str) -> str:
             client.expire(session_key(session, stream), KEEP_AUDIO_S, lt=True)
     finally:
         client.close()
+    log.info("recorded %s: %.1f s, %d messages", session, len(audio) / MIC_RATE, len(messages))
     return str(wav)
 
 

@@ -96,7 +96,9 @@ def main() -> int:
         return CONFIGURATION_ERROR
     except KeyboardInterrupt:
         return 0
-    make_worker(connection).work(logging_level=settings.log_level)
+    log.info("taking jobs from %s", QUEUE)
+    # At INFO rq reports its own upkeep every MAINTENANCE_EVERY seconds; jobs log what they did themselves.
+    make_worker(connection).work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
     return 0
 
 

@@ -298,7 +298,7 @@ def test_the_worker_waits_for_its_server(tmp_path, monkeypatch):
         line = process.stderr.readline()
         assert "nobody answers at redis://***@127.0.0.1" in line
         with running(tmp_path / "redis", port, "hunter2"):
-            while "istening on bargein-jobs" not in line:
+            while "taking jobs from bargein-jobs" not in line:
                 line = process.stderr.readline()
                 assert line, "the worker ended"
             process.send_signal(signal.SIGTERM)
