@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -26,3 +27,24 @@ async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:
     """A session's conversation up to and including history entry ``until``."""
     entries = await bus.replay(session_key(session, "history"), until=until)
     return conversation(entry.event for entry in entries)
+
+
+class HistoryWriter:
+    """The gateway's side: it alone writes a session's history. Writes keep their order and are not waited for."""
+
+    def __init__(self, bus: Bus, session: str) -> None:
+        self._bus = bus
+        self._key = session_key(session, "history")
+        self._last: asyncio.Future[bytes] | None = None
+
+    def say(self, message: Said) -> None:
+        """Add a message."""
+        self._last = self._bus.post(self._key, message)
+
+    def amend(self, item: str, text: str) -> None:
+        """A message's text became known better; empty text removes it."""
+        self._last = self._bus.post(self._key, Amended(item, text))
+
+    async def pin(self) -> str:
+        """The id of the newest entry, once it stands: what an offer is made from."""
+        return (await self._last).decode() if self._last is not None else "0-0"

@@ -12,11 +12,10 @@ What it promises, in the words of the design:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from functools import singledispatch
 
-from gateway.duplex import Duplex
+from gateway.floor import Conversation, Utterance
 from gateway.inputs import (
     Action,
     AllStopped,
@@ -38,6 +37,7 @@ from gateway.inputs import (
     ResumeUtterance,
     SetTimer,
     Settle,
+    SpeechCleared,
     SpeechEnded,
     SpeechPaused,
     SpeechResumed,
@@ -51,68 +51,8 @@ from gateway.inputs import (
 )  # fmt: skip
 from gateway.turns import Cause, Turn, TurnState
 
-BARGE_IN, FINAL, CANCEL = "barge_in", "final", "cancel"
-"""Timers: speech long enough to interrupt; an utterance's text overdue; a cancelled turn's answers overdue."""
-
-
-class Floor(Enum):
-    CALLER = "caller"
-    ASSISTANT = "assistant"
-    NOBODY = "nobody"
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One stretch of the caller's speech, until its text is known and acted upon. Times in seconds."""
-
-    number: int
-    since: float
-    """When the stretch of speech going on began; a pause ends it."""
-    spoken: float = 0.0
-    """Seconds of speech before the last pause."""
-    revision: int = 0
-    """Pauses so far: each makes the text before it a revision."""
-    known: int = 0
-    """The highest revision whose final text has come; 0: none."""
-    text: str = ""
-    paused: bool = False
-    ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """The state of one session's turn logic."""
-
-    rules: Duplex = field(default_factory=Duplex)
-    turn: Turn | None = None
-    """The newest turn, live or not."""
-    cancelling: tuple[Turn, ...] = ()
-    """Turns whose stages have not all answered yet."""
-    utterances: tuple[Utterance, ...] = ()
-    """Utterances not yet acted upon, oldest first; only the last can still be going on."""
-    heard: int = 0
-    """Utterances so far."""
-    asked: ResponseAsked | None = None
-    """A response that waits for an utterance's text."""
-
-    @property
-    def live(self) -> Turn | None:
-        """The turn that may still produce something that is heard."""
-        return self.turn if self.turn is not None and self.turn.live else None
-
-    @property
-    def speaking(self) -> Utterance | None:
-        """The utterance that is going on."""
-        return self.utterances[-1] if self.utterances and not self.utterances[-1].ended else None
-
-    @property
-    def floor(self) -> Floor:
-        """Who may speak now."""
-        if self.speaking is not None and not self.speaking.paused:
-            return Floor.CALLER
-        if self.live is not None:
-            return Floor.ASSISTANT
-        return Floor.NOBODY
+BARGE_IN, FINAL, REPLY, CANCEL = "barge_in", "final", "reply", "cancel"
+"""Timers: speech long enough to interrupt; an utterance's text, a turn's first sound, a cancel's answers overdue."""
 
 
 Result = tuple[Conversation, list[Action]]
@@ -187,6 +127,19 @@ def _(event: SpeechEnded, state: Conversation) -> Result:
 
 
 @_on.register
+def _(event: SpeechCleared, state: Conversation) -> Result:
+    utterance = state.speaking
+    if utterance is None:
+        return state, []
+    state = replace(state, utterances=state.utterances[:-1])
+    end = EndUtterance(utterance.number, utterance.revision, event.offset)
+    state, back = _take_back(state)
+    return _answer_asked(
+        state, event.at, [StopTimer(BARGE_IN, utterance.number), end, Discard(utterance.number), *back]
+    )
+
+
+@_on.register
 def _(event: Words, state: Conversation) -> Result:
     utterance = next((u for u in state.utterances if u.number == event.utterance), None)
     if utterance is None or event.revision < utterance.known or (event.final and event.revision > utterance.revision):
@@ -198,7 +151,7 @@ def _(event: Words, state: Conversation) -> Result:
     if _has_words(state, utterance):
         state, actions = _interrupt(state, event.at, utterance.number)
     elif event.final and utterance.paused and event.revision == utterance.revision:
-        state, actions = _take_back(state, utterance)
+        state, actions = _take_back(state)
     return _settle(state, event.at, actions)
 
 
@@ -271,7 +224,7 @@ def _(event: ResponseAsked, state: Conversation) -> Result:
         return state, [Refuse("conversation_already_has_active_response", refusal, event.tag)]
     if state.utterances and all(utterance.ended for utterance in state.utterances):
         return replace(state, asked=event), []
-    return _open(state, 0, event.text, event.tag)
+    return _open(state, event.at, 0, event.text, event.tag)
 
 
 @_on.register
@@ -286,6 +239,11 @@ def _(event: TimerFired, state: Conversation) -> Result:
         if overdue is None:
             return state, []
         return _settle(_with(state, replace(overdue, known=overdue.revision)), event.at, [])
+    if event.timer == REPLY:
+        turn = state.live
+        if turn is None or turn.number != event.number or turn.state is not TurnState.THINKING:
+            return state, []
+        return policy(state, StageFailed(event.at, turn.number, "llm", f"no answer in {state.rules.reply_limit:g} s"))
     return policy(state, AllStopped(event.at, event.number))
 
 
@@ -319,7 +277,7 @@ def _hold(state: Conversation, utterance: Utterance) -> Result:
     return state, [Hold(turn.number, utterance.number), timer]
 
 
-def _take_back(state: Conversation, utterance: Utterance) -> Result:
+def _take_back(state: Conversation) -> Result:
     """The caller said nothing that counts: play on."""
     turn = state.live
     if turn is None or turn.state is not TurnState.HELD or any(_has_words(state, u) for u in state.utterances):
@@ -342,10 +300,10 @@ def _cancel(state: Conversation, turn: Turn, at: float, reason: str, utterance: 
     return state, [CancelTurn(turn.number, reason, utterance), timer]
 
 
-def _open(state: Conversation, utterance: int, text: str, tag: str) -> Result:
+def _open(state: Conversation, at: float, utterance: int, text: str, tag: str) -> Result:
     number = state.turn.number + 1 if state.turn else 1
     state = replace(state, turn=Turn(number, utterance), asked=None)
-    return state, [OpenTurn(number, utterance, text, tag)]
+    return state, [OpenTurn(number, utterance, text, tag), SetTimer(REPLY, number, at + state.rules.reply_limit)]
 
 
 def _settle(state: Conversation, at: float, actions: list[Action]) -> Result:
@@ -362,26 +320,26 @@ def _settle(state: Conversation, at: float, actions: list[Action]) -> Result:
 def _act(state: Conversation, at: float, utterance: Utterance) -> Result:
     over = state.live if state.live is not None and state.live.utterance < utterance.number else None
     if not utterance.text.strip():
-        state, back = _take_back(state, utterance)
-        return _answer_asked(state, [Discard(utterance.number), *back])
+        state, back = _take_back(state)
+        return _answer_asked(state, at, [Discard(utterance.number), *back])
     backchannel = over is not None and state.rules.is_backchannel(utterance.text)
     actions: list[Action] = [Commit(utterance.number, utterance.text, backchannel)]
     if backchannel:
-        state, back = _take_back(state, utterance)
-        return _answer_asked(state, [*actions, *back])
+        state, back = _take_back(state)
+        return _answer_asked(state, at, [*actions, *back])
     if over is not None and state.rules.interrupt:
         state, cancelled = _interrupt(state, at, utterance.number)
         actions = [*cancelled, *actions]
     if state.asked is not None:
-        return _answer_asked(state, actions)
+        return _answer_asked(state, at, actions)
     if state.rules.respond and state.live is None:
-        state, opened = _open(state, utterance.number, "", "")
+        state, opened = _open(state, at, utterance.number, "", "")
         actions.extend(opened)
     return state, actions
 
 
-def _answer_asked(state: Conversation, actions: list[Action]) -> Result:
+def _answer_asked(state: Conversation, at: float, actions: list[Action]) -> Result:
     if state.asked is None or state.utterances or state.live is not None:
         return state, actions
-    state, opened = _open(state, 0, state.asked.text, state.asked.tag)
+    state, opened = _open(state, at, 0, state.asked.text, state.asked.tag)
     return state, [*actions, *opened]

@@ -28,6 +28,8 @@ class Duplex:
     """Speech of this length confirms an interruption without any word recognised."""
     final_limit: float = 3.0
     """How long after the end of an utterance its text is waited for."""
+    reply_limit: float = 30.0
+    """How long a turn may take to its first sound or, without sound, to its end."""
     cancel_limit: float = 2.0
     """How long every stage has to say that it stopped."""
     backchannels: frozenset[str] = BACKCHANNELS

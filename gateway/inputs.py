@@ -40,6 +40,14 @@ class SpeechEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechCleared:
+    """The client takes back what it has sent since the last utterance's end."""
+
+    at: float
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """The recogniser's text of an utterance so far; ``final``: the whole of it up to the pause of ``revision``."""
 
@@ -121,8 +129,8 @@ class TimerFired:
 
 
 Input = (
-    SpeechStarted | SpeechPaused | SpeechResumed | SpeechEnded | Words | FirstAudio | PlayedOut | TextComplete
-    | StageFailed | AllStopped | CancelAsked | ResponseAsked | TimerFired
+    SpeechStarted | SpeechPaused | SpeechResumed | SpeechEnded | SpeechCleared | Words | FirstAudio | PlayedOut
+    | TextComplete | StageFailed | AllStopped | CancelAsked | ResponseAsked | TimerFired
 )  # fmt: skip
 
 # -- actions ----------------------------------------------------------------------------------------------------

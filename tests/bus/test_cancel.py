@@ -26,9 +26,10 @@ async def test_an_announcement_reaches_another_process_and_only_its_turns(make_b
     doomed, later = guard.token(session, 1), guard.token(session, 2)
     listening = asyncio.create_task(listen(worker, guard))
     async with asyncio.timeout(SOON):
-        while not await gateway.commands.pubsub_numsub(CANCEL_CHANNEL) or not (
-            await gateway.commands.pubsub_numsub(CANCEL_CHANNEL)
-        )[0][1]:
+        while (
+            not await gateway.commands.pubsub_numsub(CANCEL_CHANNEL)
+            or not (await gateway.commands.pubsub_numsub(CANCEL_CHANNEL))[0][1]
+        ):
             await asyncio.sleep(0.001)
         await raise_watermark(gateway, session, 1, "barge-in")
         await doomed.wait()

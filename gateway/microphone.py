@@ -1,0 +1,151 @@
+"""The caller's audio on its way to the recogniser: the mic stream, its marks, and the detection of speech.
+
+Positions are samples at 16 kHz since the session began. Audio for the recogniser is some 40 ms behind the detector's
+(see ``gateway.hearing``), so a mark may name a sample that is still to come, never one whose audio is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from bus.events import (
+    MIC_RATE,
+    Event,
+    HungUp,
+    MicAudio,
+    UtteranceEnded,
+    UtterancePaused,
+    UtteranceResumed,
+    UtteranceStarted,
+)  # fmt: skip
+from bus.keys import session_key
+from bus.streams import Bus
+from gateway.hearing import Hearing
+from gateway.inputs import SpeechCleared, SpeechEnded, SpeechStarted
+from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
+
+PRE_ROLL_MS = 300
+KEPT_MS = 30_000
+"""Audio kept on the stream behind the present, and behind the start of an utterance that goes on: what a recogniser
+that takes over needs as left context."""
+
+
+class Microphone:
+    """One session's input."""
+
+    def __init__(self, bus: Bus, session: str, rate: int, probability: Probability, *, keep_all: bool) -> None:
+        """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording."""
+        self.detector = SpeechDetector(probability)
+        self.pre_roll_ms = PRE_ROLL_MS
+        self.by_hand = False
+        """Whether the client itself says when an utterance ends, instead of the detector."""
+        self.position = 0
+        """Samples that stand on the stream."""
+        self._bus = bus
+        self._key = session_key(session, "mic")
+        self._hearing = Hearing(rate)
+        self._keep_all = keep_all
+        self._open = False
+        self._last_end = 0
+        self._marks: list[tuple[int, str]] = []
+        """(position, entry id) every second or so: where the stream may be cut."""
+        self._noted = 0
+        self._utterance_start: int | None = None
+
+    def endpoint(self, endpointing: Endpointing, pre_roll_ms: int) -> None:
+        """Change when speech begins and ends."""
+        self.detector.endpointing = endpointing
+        self.pre_roll_ms = pre_roll_ms
+
+    def hear(self, pcm: bytes, at: float, *, muted: bool) -> list[Speech]:
+        """Take the client's audio, heard at time ``at`` (seconds); what the detector found in it.
+
+        ``muted`` audio counts as silence, so that positions go on.
+        """
+        if muted:
+            pcm = bytes(len(pcm))
+        fast, clean = self._hearing.feed(pcm)
+        found: list[Speech] = []
+        if self.by_hand:
+            if not self._open and fast:
+                self._open = True
+                found = [SpeechStarted(at, self.position)]
+        else:
+            found = self.detector.feed(fast, at)
+        if clean:
+            entry = self._post(MicAudio(self.position, clean))
+            self.position += len(clean) // 2
+            if not self._keep_all:
+                self._remember(entry)
+        return found
+
+    def commit(self, at: float) -> list[Speech]:
+        """The client says that the utterance ends here."""
+        if not self._open:
+            return self.detector.end(at)
+        self._open = False
+        self._flush()
+        return [SpeechEnded(at, self.position)]
+
+    def clear(self, at: float) -> SpeechCleared:
+        """The client takes back what it sent since the last utterance ended."""
+        self._open = False
+        self.detector.end(at)
+        return SpeechCleared(at, self.position)
+
+    def start(self, utterance: int, offset: int) -> int:
+        """Mark an utterance's start, with its pre-roll but nothing of the utterance before; the sample it starts at."""
+        start = max(self._last_end, offset - (0 if self.by_hand else self.pre_roll_ms * MIC_RATE // 1000), 0)
+        self._utterance_start = start
+        self._post(UtteranceStarted(utterance, start))
+        return start
+
+    def pause(self, utterance: int, revision: int, offset: int) -> None:
+        """Mark a pause: the recogniser flushes."""
+        self._post(UtterancePaused(utterance, revision, offset))
+
+    def resume(self, utterance: int, revision: int) -> None:
+        """Mark that the utterance goes on."""
+        self._post(UtteranceResumed(utterance, revision))
+
+    def end(self, utterance: int, revision: int, offset: int) -> None:
+        """Mark an utterance's end."""
+        self._last_end = offset
+        self._utterance_start = None
+        self._post(UtteranceEnded(utterance, revision, offset))
+
+    def hang_up(self) -> None:
+        """Nothing follows."""
+        self._flush()
+        self._post(HungUp())
+
+    def trim(self) -> None:
+        """Let go of audio that nobody needs any more."""
+        limit = self.position if self._utterance_start is None else self._utterance_start
+        limit -= KEPT_MS * MIC_RATE // 1000
+        cut = None
+        while self._marks and self._marks[0][0] <= limit:
+            cut = self._marks.pop(0)[1]
+        if cut is not None:
+            self._bus.trim(self._key, cut)
+
+    def _flush(self) -> None:
+        # The resampler holds back up to 40 ms, which would be the end of a word.
+        _, clean = self._hearing.feed(bytes(self._hearing.rate // 10 * 2))
+        if clean:
+            self._post(MicAudio(self.position, clean))
+            self.position += len(clean) // 2
+
+    def _remember(self, entry: asyncio.Future[bytes]) -> None:
+        if self.position - self._noted < MIC_RATE:
+            return
+        self._noted = position = self.position
+
+        def note(answer: asyncio.Future[bytes]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                self._marks.append((position, answer.result().decode()))
+
+        entry.add_done_callback(note)
+
+    def _post(self, event: Event) -> asyncio.Future[bytes]:
+        return self._bus.post(self._key, event)

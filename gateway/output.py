@@ -1,0 +1,195 @@
+"""A session's output: from the speech stream, resampled and paced, to the client, with the account of what was heard.
+
+Audio of any turn but the present one is dropped at the door, whatever the reason it is late for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+
+from bus.events import SpeechAudio
+from gateway.outlet import Outlet
+from gateway.playback import Frame, Playback
+
+log = logging.getLogger(__name__)
+
+REPORT = 0.1
+"""Seconds between two reports of what has been played."""
+STARVED = 10.0
+"""Seconds without any new audio of a turn that is not complete after which its voice counts as failed."""
+REMEMBERED = 20
+"""Turns whose words' positions are kept, for truncations that arrive late."""
+
+Report = Callable[[int, int, int], None]
+"""Called with (turn, start ms, end ms) when so much more has been heard."""
+
+
+class Output:
+    """Belongs to one session. ``clock`` gives seconds of any monotonic clock."""
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        clock: Callable[[], float],
+        *,
+        lead: float,
+        report: Report,
+        on_played_out: Callable[[int], None],
+        on_starved: Callable[[int], None],
+    ) -> None:
+        self._outlet = outlet
+        self._clock = clock
+        self._report = report
+        self._on_played_out = on_played_out
+        self._on_starved = on_starved
+        self.playback = Playback(outlet.rate, lead)
+        self._received = 0
+        """Samples of the turn taken so far, at the voice's own rate."""
+        self._resampler: soxr.ResampleStream | None = None
+        self._reported = 0
+        self._reported_at = 0.0
+        self._fed_at = 0.0
+        self._wake = asyncio.Event()
+        self._texts: OrderedDict[int, list[tuple[int, str]]] = OrderedDict()
+        self.first_frame: Callable[[Frame], None] | None = None
+
+    def begin(self, turn: int) -> None:
+        """Make room for a turn."""
+        self.playback.begin(turn)
+        self._received, self._resampler, self._reported = 0, None, 0
+        self._fed_at = self._clock()
+        self._texts[turn] = []
+        while len(self._texts) > REMEMBERED:
+            self._texts.popitem(last=False)
+
+    def take(self, event: SpeechAudio) -> bool:
+        """Take a chunk of the present turn; false when it was dropped: of another turn, or had already.
+
+        A voice that was taken over by another worker repeats a sentence from its beginning; what is here already is
+        left out by position.
+        """
+        if event.turn != self.playback.turn:
+            return False
+        samples = np.frombuffer(event.pcm, "<i2")
+        missing = event.offset - self._received
+        if missing > 0:
+            log.warning("turn %d: %d samples of speech never came", event.turn, missing)
+        samples = samples[max(0, -missing) :]
+        if not len(samples) and not event.text:
+            return False
+        end = event.offset + len(event.pcm) // 2
+        known = end <= self._received
+        self._received = max(self._received, end)
+        self._fed_at = self._clock()
+        text = [] if known else [(end * 1000 // event.rate, event.text)] if event.text else []
+        self._texts[event.turn] += text
+        self.playback.push(event.turn, self._resampled(samples, event.rate), text)
+        self._wake.set()
+        return True
+
+    def finish(self, turn: int) -> None:
+        """No more audio of ``turn`` follows."""
+        if turn != self.playback.turn:
+            return
+        if self._resampler is not None:
+            rest = self._resampler.resample_chunk(np.zeros(0, "<i2"), last=True)
+            self.playback.push(turn, rest.tobytes(), [])
+        self.playback.finish(turn)
+        self._wake.set()
+
+    def hold(self) -> int:
+        """Silence; the position heard, in ms."""
+        now = self._clock()
+        heard = self.playback.hold(now, client_drops=self._outlet.drops)
+        self._tell(now)
+        return heard * 1000 // self.playback.rate
+
+    def resume(self) -> int:
+        """Go on; the position from which, in ms."""
+        self._fed_at = self._clock()
+        start = self.playback.resume()
+        self._wake.set()
+        return start * 1000 // self.playback.rate
+
+    def heard(self) -> tuple[str, int]:
+        """(text, milliseconds) of the present turn whose sound was completely heard."""
+        now = self._clock()
+        return self.playback.heard_text(now).strip(), self.playback.heard(now) * 1000 // self.playback.rate
+
+    def text_until(self, turn: int, position_ms: int) -> str | None:
+        """The text of a turn complete at ``position_ms``; None when the turn is too old to be known."""
+        texts = self._texts.get(turn)
+        if texts is None:
+            return None
+        return "".join(text for at, text in texts if at <= position_ms).strip()
+
+    def drop(self) -> int:
+        """Throw away what was not sent; milliseconds of it."""
+        self._tell(self._clock())
+        dropped = self.playback.drop() * 1000 // self.playback.rate
+        self._wake.set()
+        return dropped
+
+    async def run(self) -> None:
+        """Send what is due, when it is due, for ever."""
+        while True:
+            now = self._clock()
+            if (frame := self.playback.pull(now)) is not None:
+                if self.first_frame is not None and frame.start == 0:
+                    self.first_frame(frame)
+                self._outlet.audio(frame)
+            if now - self._reported_at >= REPORT:
+                self._tell(now)
+            turn = self.playback.turn
+            if self.playback.played_out(now):
+                self._tell(now)
+                self._on_played_out(turn)
+                if self.playback.turn == turn:
+                    self.playback.drop()
+            elif self._starved(now):
+                self._on_starved(turn)
+            await self._sleep(now)
+
+    async def _sleep(self, now: float) -> None:
+        due = self.playback.next_due(now)
+        if self.playback.turn and not self.playback.held:
+            # What was played is told on time, and a voice that died is noticed, though nothing is due.
+            due = min(due if due is not None else now + REPORT, now + REPORT)
+        self._wake.clear()
+        if due is not None and due <= now:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(None if due is None else due - now):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _starved(self, now: float) -> bool:
+        playback = self.playback
+        return bool(
+            playback.turn and not playback.held and self._received and not playback.complete
+            and now - self._fed_at > STARVED and playback.next_due(now) is None
+        )  # fmt: skip
+
+    def _tell(self, now: float) -> None:
+        if not self.playback.turn:
+            return
+        self._reported_at = now
+        heard = self.playback.heard(now) * 1000 // self.playback.rate
+        if heard > self._reported:
+            self._report(self.playback.turn, self._reported, heard)
+            self._reported = heard
+
+    def _resampled(self, samples: np.ndarray, rate: int) -> bytes:
+        if rate == self.playback.rate:
+            return samples.tobytes()
+        if self._resampler is None:
+            self._resampler = soxr.ResampleStream(rate, self.playback.rate, 1, dtype="int16", quality="MQ")
+        return self._resampler.resample_chunk(samples).tobytes()

@@ -1,0 +1,353 @@
+"""One live session: joins client, conductor and bus; the only place where the three meet.
+
+What comes in (audio, requests, streams, timers) becomes an input of the turn logic, whose actions are carried out in
+``gateway.stagehand``. Inputs are handled one after the other; one that arises from an action waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import singledispatchmethod
+
+from bus import scripts
+from bus.events import (
+    CancelRequested,
+    EndRequested,
+    Event,
+    Final,
+    Input,
+    Partial,
+    Played,
+    ReplyEnd,
+    Said,
+    Sentence,
+    SessionOffer,
+    SpeechAudio,
+    SpeechEnd,
+    Stopped,
+)  # fmt: skip
+from bus.keys import session_key
+from bus.leases import Work
+from bus.outbox import OUTAGE
+from bus.streams import Bus
+from gateway import inputs
+from gateway.conductor import policy
+from gateway.floor import Conversation
+from gateway.microphone import Microphone
+from gateway.outlet import Outlet
+from gateway.output import Output
+from gateway.settings import Profile
+from gateway.speech import Probability
+from gateway.stagehand import Stagehand
+from gateway.turns import TurnState
+
+log = logging.getLogger(__name__)
+
+STREAMS = ("transcript", "reply", "speech", "acks", "control")
+LEASE = 5.0
+"""Seconds for which the gateway holds its session without renewing."""
+LIFETIME = 3600.0
+"""Seconds that a session's keys outlive a gateway that died without ending it."""
+
+
+class Session:
+    """One call. Belongs to one event loop, whose time is its clock."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        session: str,
+        outlet: Outlet,
+        profile: Profile,
+        *,
+        input_rate: int,
+        probability: Probability,
+        work: dict[str, Work],
+        owner: str,
+    ) -> None:
+        """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers."""
+        self.id = session
+        self.profile = profile
+        self.state = Conversation(rules=profile.duplex)
+        self.ended = asyncio.Event()
+        """Set when somebody outside asks for the session's end."""
+        self.bus = bus
+        self._outlet = outlet
+        self._work = work
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._born = self._loop.time()
+        self.microphone = Microphone(bus, session, input_rate, probability, keep_all=profile.record)
+        self.output = Output(
+            outlet,
+            self._loop.time,
+            lead=profile.lead,
+            report=self._report,
+            on_played_out=self._played_out,
+            on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
+        )
+        self.stagehand = Stagehand(self, outlet, work)
+        self._inbox: deque[inputs.Input] = deque()
+        self._handling = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failures: dict[int, str] = {}
+        """Turns that will have failed once what there is of them has been played."""
+        self._last_reply = "0-0"
+
+    @property
+    def now(self) -> float:
+        """Seconds since the session began."""
+        return self._loop.time() - self._born
+
+    # -- life
+
+    async def start(self) -> None:
+        """Take the session, offer it to the recognisers, and say the greeting."""
+        self.microphone.by_hand = self.profile.by_hand
+        self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
+        await self._hold_lease()
+        await self.bus.configure(self.id, self.profile.shared())
+        await self._work["stt"].offer(SessionOffer(self.id))
+        jobs = [self._upkeep(), self.output.run(), self.stagehand.run(), *(self._follow(name) for name in STREAMS)]
+        self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
+        if self.profile.greeting:
+            self.feed(inputs.ResponseAsked(self.now, self.profile.greeting))
+
+    async def close(self) -> None:
+        """End the session: cancel what is live, tell the recogniser, let go of the keys."""
+        self.feed(inputs.CancelAsked(self.now, 0, "session_ended"))
+        self.microphone.hang_up()
+        try:
+            async with asyncio.timeout(2):
+                await self.stagehand.idle()
+                await self.bus.outbox.drain()
+                await self.bus.commands.delete(session_key(self.id, "lease:gateway"))
+                await self.bus.keep(self.id, self.profile.retention)
+        except (*OUTAGE, TimeoutError):
+            log.warning("%s: redis did not answer at the session's end; its keys expire by themselves", self.id)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.stagehand.close()
+
+    async def _upkeep(self) -> None:
+        """Renew the lease every second, let go of old audio, and keep the keys from expiring, for ever."""
+        beats = 0
+        while True:
+            await asyncio.sleep(LEASE / 5)
+            beats += 1
+            try:
+                if not await self._hold_lease():
+                    log.warning("%s: another gateway has taken this session", self.id)
+                    self.ended.set()
+                    return
+                if beats % 5 == 0:
+                    self.microphone.trim()
+                if beats % 60 == 1:
+                    await self.bus.keep(self.id, LIFETIME)
+            except OUTAGE as error:
+                log.warning("%s: redis does not answer (%s)", self.id, type(error).__name__)
+
+    async def _hold_lease(self) -> bool:
+        key = session_key(self.id, "lease:gateway")
+        return bool(await self.bus.run(scripts.HOLD_LEASE, [key], [self._owner, int(LEASE * 1000)]))
+
+    # -- from the client
+
+    def audio(self, pcm: bytes) -> None:
+        """The caller's audio as it comes: mono 16-bit at ``input_rate``."""
+        live = self.state.live
+        audible = live is not None and live.state is not TurnState.THINKING
+        muted = not self.state.rules.hears(audible)
+        for found in self.microphone.hear(pcm, self.now, muted=muted):
+            self.feed(found)
+
+    def commit(self) -> None:
+        """The client says that the utterance ends here."""
+        for found in self.microphone.commit(self.now):
+            self.feed(found)
+
+    def clear(self) -> None:
+        """The client takes back the audio since the last utterance."""
+        self.feed(self.microphone.clear(self.now))
+
+    def respond(self, tag: str = "", instructions: str = "") -> None:
+        """The client asks for a turn; ``tag`` comes back with it, ``instructions`` replace the session's for once."""
+        self.stagehand.instruct(tag, instructions)
+        self.feed(inputs.ResponseAsked(self.now, "", tag))
+
+    def cancel(self, reason: str, turn: int = 0) -> int:
+        """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
+        live = self.state.live
+        if live is None or turn not in (0, live.number):
+            return 0
+        self.feed(inputs.CancelAsked(self.now, turn, reason))
+        return live.number
+
+    def played(self, turn: int, position_ms: int) -> None:
+        """A client that was told to hold says how much it had really played."""
+        self.output.playback.correct(turn, position_ms * self.output.playback.rate // 1000)
+
+    def truncate(self, turn: int, position_ms: int) -> None:
+        """A client says how much of a turn it really played: the history keeps that much of it."""
+        self.stagehand.truncate(turn, position_ms)
+
+    def say(self, message: Said) -> None:
+        """The client adds a message to the conversation."""
+        self.stagehand.history.say(message)
+
+    def forget(self, item: str) -> None:
+        """The client removes a message from the conversation."""
+        self.stagehand.history.amend(item, "")
+
+    def configure(self, profile: Profile) -> None:
+        """The client changes settings; they hold from now on, also for a turn that is going on."""
+        self.profile = profile
+        self.state = replace(self.state, rules=profile.duplex)
+        self.microphone.by_hand = profile.by_hand
+        self.microphone.endpoint(profile.endpointing, profile.pre_roll_ms)
+
+        async def write() -> None:
+            await self.bus.configure(self.id, profile.shared())
+
+        self.stagehand.later(write)
+
+    # -- from the turn logic's point of view
+
+    def feed(self, event: inputs.Input) -> None:
+        """Let the turn logic see an input, and carry out what it answers."""
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                event = self._inbox.popleft()
+                data = json.dumps(asdict(event), separators=(",", ":"))
+                self.bus.post(session_key(self.id, "inputs"), Input(type(event).__name__, data))
+                self.state, actions = policy(self.state, event)
+                for action in actions:
+                    self.stagehand.do(action)
+        finally:
+            self._handling = False
+
+    def at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back at ``when`` seconds after the session began."""
+        return self._loop.call_at(self._born + when, callback)
+
+    # -- from the bus
+
+    async def _follow(self, name: str) -> None:
+        subscription = self.bus.follow(session_key(self.id, name))
+        try:
+            async for entry in subscription:
+                try:
+                    self._hear(entry.event)
+                except Exception:
+                    log.exception("%s: an event of %s could not be handled", self.id, name)
+                if name == "reply":
+                    self._last_reply = entry.id
+        finally:
+            subscription.close()
+
+    @singledispatchmethod
+    def _hear(self, event: Event) -> None:
+        log.debug("%s: %s is not for the gateway", self.id, event.type)
+
+    @_hear.register
+    def _(self, event: Partial) -> None:
+        if any(utterance.number == event.utterance for utterance in self.state.utterances):
+            self._outlet.partial(event.utterance, event.text)
+        self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=False))
+
+    @_hear.register
+    def _(self, event: Final) -> None:
+        if event.error:
+            log.error("%s: utterance %d: %s", self.id, event.utterance, event.error)
+            self._outlet.refused("transcription_failed", event.error, "")
+        if event.utterance:
+            self.stagehand.step("final_text")
+            self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=True))
+
+    @_hear.register
+    def _(self, event: Sentence) -> None:
+        if not self._is_live(event.turn):
+            return
+        if event.index == 0:
+            self.stagehand.step("first_sentence")
+        if self.profile.text_only:
+            self._outlet.text(event.turn, f" {event.text}" if event.index else event.text)
+            self.stagehand.text_said(event.text)
+        elif event.index == 0:
+            self.stagehand.speak(event.turn, self._last_reply)
+
+    @_hear.register
+    def _(self, event: ReplyEnd) -> None:
+        self.stagehand.finished(event.turn, "llm")
+        if not self._is_live(event.turn):
+            return
+        if event.reason == "failed" and not event.sentences:
+            self._fail(event.turn, "llm", event.error)
+        elif event.reason == "failed":
+            self._failures[event.turn] = event.error
+        if self.profile.text_only or (event.reason != "failed" and not event.sentences):
+            self.feed(inputs.TextComplete(self.now, event.turn))
+
+    @_hear.register
+    def _(self, event: SpeechAudio) -> None:
+        live = self.state.live
+        if live is None or live.number != event.turn:
+            return
+        if live.state is TurnState.THINKING:
+            self.stagehand.step("first_audio")
+            self.feed(inputs.FirstAudio(self.now, event.turn))
+        self.output.take(event)
+
+    @_hear.register
+    def _(self, event: SpeechEnd) -> None:
+        self.stagehand.finished(event.turn, "tts")
+        if not self._is_live(event.turn):
+            return
+        if event.reason == "failed":
+            self._failures[event.turn] = event.error
+        if event.samples:
+            self.output.finish(event.turn)
+        elif event.reason == "failed":
+            self._fail(event.turn, "tts", event.error)
+        else:
+            self.feed(inputs.TextComplete(self.now, event.turn))
+
+    @_hear.register
+    def _(self, event: Stopped) -> None:
+        self.stagehand.stopped(event)
+
+    @_hear.register
+    def _(self, event: CancelRequested) -> None:
+        self.cancel(event.reason, event.turn)
+
+    @_hear.register
+    def _(self, event: EndRequested) -> None:
+        self.ended.set()
+
+    # -- from the output
+
+    def _report(self, turn: int, start: int, end: int) -> None:
+        mic = self.microphone.position - (end - start) * 16
+        self.bus.post(session_key(self.id, "playback"), Played(turn, start, end, max(0, mic)))
+
+    def _played_out(self, turn: int) -> None:
+        if turn in self._failures:
+            self._fail(turn, "reply", self._failures.pop(turn))
+        else:
+            self.feed(inputs.PlayedOut(self.now, turn))
+
+    def _fail(self, turn: int, stage: str, error: str) -> None:
+        self.feed(inputs.StageFailed(self.now, turn, stage, error))
+
+    def _is_live(self, turn: int) -> bool:
+        return self.state.live is not None and self.state.live.number == turn

@@ -1,0 +1,91 @@
+"""What the gateway is told by its environment, and what one session is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from bus.settings import BusSettings
+from gateway.duplex import Duplex
+from gateway.playback import LEAD
+from gateway.speech import Endpointing
+
+INSTRUCTIONS = (
+    "You are a friendly voice assistant on the phone. Answer in short spoken sentences, without lists, "
+    "markup or emoji. Ask when something is unclear."
+)
+
+
+class GatewaySettings(BusSettings):
+    """The gateway's environment. A session may differ from what is said here where its protocol lets it."""
+
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = Field(default=8080, ge=1, le=65535)
+    allowed_origins: str = ""
+    """Comma-separated origins, besides the gateway's own, whose pages may connect; ``*`` for any."""
+    enable_barge_in: bool = True
+    """False: half duplex, the microphone is ignored while the assistant speaks."""
+    streaming_stt: bool = True
+    """False: an utterance is transcribed when it has ended."""
+    barge_in_min_ms: int = Field(default=700, ge=0, le=10_000)
+    end_of_turn_ms: int = Field(default=500, ge=100, le=10_000)
+    instructions: str = INSTRUCTIONS
+    greeting: str = ""
+    """What the assistant says first; empty: the caller begins."""
+    speech_language: str = "en-US"
+    tts_voice: str = ""
+    output_lead_ms: int = Field(default=200, ge=40, le=1000)
+    max_sessions: int = Field(default=100, ge=1, le=10_000)
+    record_calls: bool = False
+    recordings_dir: Path = Path("recordings")
+    jobs_redis_url: str = Field(default="", repr=False)
+    """Where RQ keeps its jobs; empty: at REDIS_URL."""
+    retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
+    """How long a session's streams live after its end."""
+
+    def profile(self) -> Profile:
+        """What a new session starts with."""
+        return Profile(
+            instructions=self.instructions,
+            greeting=self.greeting,
+            language=self.speech_language,
+            voice=self.tts_voice,
+            duplex=Duplex(may_interrupt=self.enable_barge_in, barge_in_min=self.barge_in_min_ms / 1000),
+            endpointing=Endpointing(silence_ms=self.end_of_turn_ms, pause_ms=min(200, self.end_of_turn_ms)),
+            streaming_stt=self.streaming_stt,
+            lead=self.output_lead_ms / 1000,
+            record=self.record_calls,
+            retention=self.retention_s,
+        )
+
+
+@dataclass(slots=True)
+class Profile:
+    """One session's settings. ``lead`` and ``retention`` in seconds."""
+
+    instructions: str = INSTRUCTIONS
+    greeting: str = ""
+    language: str = "en-US"
+    voice: str = ""
+    duplex: Duplex = field(default_factory=Duplex)
+    endpointing: Endpointing = field(default_factory=Endpointing)
+    by_hand: bool = False
+    """Whether the client itself says when an utterance ends."""
+    pre_roll_ms: int = 300
+    text_only: bool = False
+    streaming_stt: bool = True
+    lead: float = LEAD
+    record: bool = False
+    retention: float = 300.0
+
+    def shared(self) -> dict[str, str]:
+        """What the workers read of it, as fields of the session's config hash."""
+        return {
+            "instructions": self.instructions,
+            "language": self.language,
+            "voice": self.voice,
+            "streaming_stt": "1" if self.streaming_stt else "0",
+            "record": "1" if self.record else "0",
+        }

@@ -1,0 +1,349 @@
+"""Carries out the turn logic's actions for one session.
+
+What silences the client is done at once, in the same step as the decision. What needs Redis goes through one queue in
+order: a turn's watermark is raised before the next turn is offered, and a message stands in the history before an
+offer is made from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import singledispatchmethod
+from typing import TYPE_CHECKING
+
+from bus.backoff import Backoff
+from bus.cancel import raise_watermark
+from bus.events import MIC_RATE, ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
+from bus.history import HistoryWriter
+from bus.keys import session_key
+from bus.leases import Work
+from bus.outbox import OUTAGE
+from gateway import inputs
+from gateway.cancellable import CancellableTurn
+from gateway.outlet import Outlet
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+log = logging.getLogger(__name__)
+
+Effect = Callable[[], Awaitable[None]]
+
+
+def utterance_item(session: str, utterance: int) -> str:
+    """The name of an utterance's message in the conversation."""
+    return f"item_{session.replace('-', '_')}_u{utterance}"
+
+
+def turn_item(session: str, turn: int) -> str:
+    """The name of a turn's message in the conversation."""
+    return f"item_{session.replace('-', '_')}_t{turn}"
+
+
+class Stagehand:
+    """Does what the conductor says."""
+
+    def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
+        self.history = HistoryWriter(session.bus, session.id)
+        self._session = session
+        self._outlet = outlet
+        self._work = work
+        self._turns: dict[int, CancellableTurn] = {}
+        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        self._effects: asyncio.Queue[Effect] = asyncio.Queue()
+        self._busy = False
+        self._instructions: dict[str, str] = {}
+        self._starts: dict[int, tuple[int, int]] = {}
+        """Utterance -> (its first sample with the pre-roll, its onset)."""
+        self._untold: set[int] = set()
+        """Utterances of which the client has not been told: they may yet turn out to be nothing."""
+        self._truncated: dict[int, int] = {}
+        self._text = ""
+        session.output.first_frame = lambda frame: self.step("first_out")
+
+    # -- what needs Redis
+
+    async def run(self) -> None:
+        """Do the effects in order, each until it has succeeded, for ever."""
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            self._busy = not self._effects.empty()
+            effect = await self._effects.get()
+            self._busy = True
+            while True:
+                try:
+                    await effect()
+                    backoff.reset()
+                    break
+                except OUTAGE:
+                    await asyncio.sleep(backoff.next())
+                except Exception:
+                    log.exception("%s: a step towards redis failed", self._session.id)
+                    break
+            self._effects.task_done()
+
+    def later(self, effect: Effect) -> None:
+        """Queue an effect."""
+        self._effects.put_nowait(effect)
+
+    async def idle(self) -> None:
+        """Return when every effect queued so far is done."""
+        await self._effects.join()
+
+    def close(self) -> None:
+        """Stop every timer."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    # -- what the session tells
+
+    def step(self, name: str, detail: str = "", turn: int | None = None) -> None:
+        """One moment for the timeline."""
+        number = turn if turn is not None else (self._session.state.turn.number if self._session.state.turn else 0)
+        self._outlet.step(number, name, self._session.now * 1000, detail)
+
+    def instruct(self, tag: str, instructions: str) -> None:
+        """Remember the instructions that a request brought."""
+        if instructions:
+            self._instructions[tag] = instructions
+
+    def text_said(self, text: str) -> None:
+        """A sentence of a turn without audio reached the client."""
+        self._text = f"{self._text} {text}".strip()
+
+    def finished(self, turn: int, stage: str) -> None:
+        """A stage has done its work on a turn."""
+        if turn in self._turns:
+            self._turns[turn].finished(stage)
+
+    def stopped(self, ack: Stopped) -> None:
+        """A stage acknowledges a cancel."""
+        if ack.turn in self._turns:
+            self._turns[ack.turn].stopped(ack)
+
+    def speak(self, turn: int, after: str) -> None:
+        """The first sentence is here: somebody shall speak the turn, whose sentences follow entry ``after``."""
+        record = self._turns[turn]
+        record.offering("tts")
+
+        async def offer() -> None:
+            if not record.cancelled:
+                record.offered("tts", await self._work["tts"].offer(SpeakOffer(self._session.id, turn, after)))
+            else:
+                record.stopped(Stopped(turn, "tts", "never_started"))
+
+        self.later(offer)
+
+    def truncate(self, turn: int, position_ms: int) -> None:
+        """The client says how much of a turn it played."""
+        live = self._session.state.live
+        if live is not None and live.number == turn:
+            self._truncated[turn] = position_ms
+            return
+        text = self._session.output.text_until(turn, position_ms)
+        if text is not None:
+            self.history.amend(turn_item(self._session.id, turn), text)
+
+    # -- the actions
+
+    @singledispatchmethod
+    def do(self, action: inputs.Action) -> None:
+        """Carry out one action."""
+        raise TypeError(f"no such action: {type(action).__name__}")
+
+    @do.register
+    def _(self, action: inputs.StartUtterance) -> None:
+        start = self._session.microphone.start(action.utterance, action.offset)
+        self._starts[action.utterance] = (start, action.offset)
+        self._untold.add(action.utterance)
+        self.step("onset", f"{_ms(action.offset)} ms")
+        if self._outlet.drops or not action.over:
+            self._tell(action.utterance)
+
+    @do.register
+    def _(self, action: inputs.PauseUtterance) -> None:
+        self._session.microphone.pause(action.utterance, action.revision, action.offset)
+
+    @do.register
+    def _(self, action: inputs.ResumeUtterance) -> None:
+        self._session.microphone.resume(action.utterance, action.revision)
+
+    @do.register
+    def _(self, action: inputs.EndUtterance) -> None:
+        self._session.microphone.end(action.utterance, action.revision, action.offset)
+        self.step("end_of_speech", f"{_ms(action.offset)} ms")
+        if action.utterance not in self._untold:
+            self._outlet.speech_stopped(action.utterance, _ms(action.offset))
+
+    @do.register
+    def _(self, action: inputs.Commit) -> None:
+        start, _ = self._starts.pop(action.utterance, (0, 0))
+        item = utterance_item(self._session.id, action.utterance)
+        self.history.say(Said(item, "user", action.text, name="backchannel" if action.backchannel else ""))
+        if action.utterance in self._untold and action.backchannel:
+            self._untold.discard(action.utterance)
+            return
+        self._tell(action.utterance, stopped=True)
+        self._outlet.committed(action.utterance, action.text, _ms(start), _ms(self._session.microphone.position))
+
+    @do.register
+    def _(self, action: inputs.Discard) -> None:
+        start, _ = self._starts.pop(action.utterance, (0, 0))
+        if action.utterance in self._untold:
+            self._untold.discard(action.utterance)
+        else:
+            self._outlet.committed(action.utterance, "", _ms(start), _ms(self._session.microphone.position))
+
+    @do.register
+    def _(self, action: inputs.Hold) -> None:
+        heard = self._session.output.hold()
+        _, onset = self._starts.get(action.utterance, (0, self._session.microphone.position))
+        if self._outlet.drops:
+            self._outlet.held(action.turn, _ms(onset))
+        self.step("held", f"{heard} ms heard")
+
+    @do.register
+    def _(self, action: inputs.Resume) -> None:
+        start = self._session.output.resume()
+        if self._outlet.drops:
+            self._outlet.resumed(action.turn, start)
+        self.step("resumed", f"from {start} ms")
+
+    @do.register
+    def _(self, action: inputs.CancelTurn) -> None:
+        output, turn = self._session.output, action.turn
+        heard, heard_ms = self._heard(turn)
+        dropped = output.drop() if output.playback.turn == turn else 0
+        if action.utterance:
+            self._tell(action.utterance)
+        self._outlet.turn_closed(turn, "cancelled", action.reason, heard, heard_ms)
+        self.step("cancelled", f"{action.reason}, {heard_ms} ms heard", turn)
+        self._remember(turn, heard, complete=False)
+        record = self._turns[turn]
+        record.cancel()
+        record.stopped(Stopped(turn, "playback", "stopped", samples=dropped * self._outlet.rate // 1000))
+
+        async def cancel() -> None:
+            await raise_watermark(self._session.bus, self._session.id, turn, action.reason)
+            await record.withdraw(self._work)
+
+        self.later(cancel)
+
+    @do.register
+    def _(self, action: inputs.OpenTurn) -> None:
+        turn, session = action.turn, self._session
+        record = self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
+        self._text = ""
+        session.output.begin(turn)
+        self._outlet.turn_opened(turn, action.tag)
+        self.step("turn", turn=turn)
+        instructions = self._instructions.pop(action.tag, "")
+        if action.text:
+            key = session_key(session.id, "reply")
+            session.bus.post(key, Sentence(turn, 0, 0, action.text))
+            session.bus.post(key, ReplyEnd(turn, 0, "done", 1))
+            return
+        record.offering("llm")
+
+        async def offer() -> None:
+            if record.cancelled:
+                record.stopped(Stopped(turn, "llm", "never_started"))
+                return
+            pinned = await self.history.pin()
+            entry = await self._work["llm"].offer(TurnOffer(session.id, turn, pinned, instructions))
+            record.offered("llm", entry)
+
+        self.later(offer)
+
+    @do.register
+    def _(self, action: inputs.CloseTurn) -> None:
+        output, turn = self._session.output, action.turn
+        heard, heard_ms = self._heard(turn)
+        if output.playback.turn == turn:
+            output.drop()
+        self._turns.pop(turn, None)
+        done = action.outcome == "done"
+        self._remember(turn, heard, complete=done)
+        self._outlet.turn_closed(turn, "completed" if done else "failed", action.error, heard, heard_ms)
+        self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard", turn)
+        if not done:
+            log.error("%s: turn %d failed: %s", self._session.id, turn, action.error)
+
+            async def stop() -> None:
+                await raise_watermark(self._session.bus, self._session.id, turn, "failed")
+
+            self.later(stop)
+
+    @do.register
+    def _(self, action: inputs.Settle) -> None:
+        record = self._turns.pop(action.turn, None)
+        if record is not None and record.missing:
+            log.warning("%s: turn %d: no answer from %s", self._session.id, action.turn, ", ".join(record.missing))
+            for stage in record.missing:
+                self.step(f"late:{stage}", "did not say that it stopped", action.turn)
+
+    @do.register
+    def _(self, action: inputs.Refuse) -> None:
+        self._instructions.pop(action.tag, None)
+        self._outlet.refused(action.code, action.message, action.tag)
+
+    @do.register
+    def _(self, action: inputs.SetTimer) -> None:
+        self.do(inputs.StopTimer(action.timer, action.number))
+        key = (action.timer, action.number)
+
+        def fire() -> None:
+            self._timers.pop(key, None)
+            self._session.feed(inputs.TimerFired(self._session.now, action.timer, action.number))
+
+        self._timers[key] = self._session.at(action.at, fire)
+
+    @do.register
+    def _(self, action: inputs.StopTimer) -> None:
+        timer = self._timers.pop((action.timer, action.number), None)
+        if timer is not None:
+            timer.cancel()
+
+    # -- what they share
+
+    def _on_stopped(self, turn: int, ack: Stopped) -> None:
+        wasted = [f"{ack.took:.1f} ms"] if ack.took else []
+        wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
+        wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
+        self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)
+        if not self._turns[turn].missing:
+            self._session.feed(inputs.AllStopped(self._session.now, turn))
+
+    def _heard(self, turn: int) -> tuple[str, int]:
+        """(text, ms) of a turn that was heard, by the strongest evidence there is."""
+        output = self._session.output
+        if self._session.profile.text_only:
+            return self._text, 0
+        if output.playback.turn != turn:
+            return "", 0
+        text, heard_ms = output.heard()
+        told = self._truncated.pop(turn, None)
+        if told is not None and told < heard_ms:
+            return output.text_until(turn, told) or "", told
+        return text, heard_ms
+
+    def _remember(self, turn: int, text: str, *, complete: bool) -> None:
+        if text:
+            self.history.say(Said(turn_item(self._session.id, turn), "assistant", text, turn, complete))
+
+    def _tell(self, utterance: int, *, stopped: bool = False) -> None:
+        """Tell the client of an utterance, if it has not been told."""
+        if utterance not in self._untold:
+            return
+        self._untold.discard(utterance)
+        start, onset = self._starts.get(utterance, (0, 0))
+        self._outlet.speech_started(utterance, _ms(start), _ms(onset))
+        if stopped:
+            self._outlet.speech_stopped(utterance, _ms(self._session.microphone.position))
+
+
+def _ms(samples: int) -> int:
+    return samples * 1000 // MIC_RATE

@@ -1,0 +1,75 @@
+"""A worker as a process: its settings, its engine, its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from pydantic import Field
+
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
+from bus.streams import Bus, connector
+from workers.engines import EngineError, find
+from workers.runtime import Life, Worker
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSettings(BusSettings):
+    """What any worker is told by its environment. Times in seconds."""
+
+    stt_engine: str = "pocketsphinx"
+    llm_engine: str = "demo"
+    tts_engine: str = "espeak"
+    heartbeat_s: float = Field(default=0.3, gt=0, le=10)
+    lease_s: float = Field(default=1.0, ge=0.2, le=60)
+    """A worker that has not renewed for this long is taken for dead."""
+    drain_s: float = Field(default=3.0, ge=0, le=600)
+    """How long SIGTERM waits for work that is going on."""
+
+
+def main(kind: type[Worker]) -> None:
+    """Run a worker of this kind until SIGTERM or SIGINT; exit code 2 when its engine or settings are wrong."""
+    settings = load(WorkerSettings)
+    start_logging(settings.log_level)
+    try:
+        engine = find(kind.stage, getattr(settings, f"{kind.stage}_engine"))
+    except EngineError as error:
+        sys.exit(_complain(error))
+    try:
+        import uvloop
+
+        sys.exit(uvloop.run(_run(kind, engine, settings)))
+    except ImportError:
+        sys.exit(asyncio.run(_run(kind, engine, settings)))
+
+
+async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> int:
+    bus = Bus(connector(settings.redis_url), shards=settings.bus_shards)
+    life = Life(heartbeat=settings.heartbeat_s, lease=settings.lease_s, drain=settings.drain_s)
+    worker = kind(bus, engine, life)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.drain)
+    running = asyncio.create_task(worker.run())
+    draining = asyncio.create_task(worker.draining.wait())
+    try:
+        await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
+        if not worker.ready.is_set() and not running.done():
+            running.cancel()  # asked to end while the engine loads: nothing is served yet
+        await asyncio.gather(running, return_exceptions=not worker.ready.is_set())
+        if running.done() and not running.cancelled() and running.exception() is not None:
+            raise running.exception() or RuntimeError
+    except EngineError as error:
+        return _complain(error)
+    finally:
+        draining.cancel()
+        await bus.close()
+    return 0
+
+
+def _complain(error: EngineError) -> int:
+    print(error, file=sys.stderr)
+    return CONFIGURATION_ERROR

@@ -1,0 +1,285 @@
+"""The life every worker leads: register, claim, serve, renew, drain, die well.
+
+A stage's worker derives from ``Worker`` and says in ``serve`` what it does with one lease. Everything it needs comes
+from outside: the bus, the engine, the times; so many workers can live in one process on a clock of the test's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from redis.exceptions import ResponseError
+
+from bus.backoff import Backoff
+from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
+from bus.events import Event, Stopped
+from bus.keys import session_key
+from bus.leases import Lease, Work
+from bus.outbox import OUTAGE
+from bus.registry import WorkerRecord, register, unregister
+from bus.streams import Bus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A worker's times, in seconds, and how often an offer may be handed out before it is given up."""
+
+    heartbeat: float = 0.3
+    lease: float = 1.0
+    drain: float = 5.0
+    register: float = 1.0
+    deliveries: int = 4
+
+
+class Writer:
+    """Guarded writes for one lease, without waiting: what the server refuses ends the work."""
+
+    def __init__(self, bus: Bus, lease: Lease, token: CancelToken) -> None:
+        self._bus = bus
+        self._lease = lease
+        self._token = token
+        self.last: asyncio.Future[bytes] | None = None
+
+    def write(self, name: str, event: Event) -> asyncio.Future[bytes]:
+        """Append to the session's stream ``name`` in order. A refusal cancels the token, or ends the lease."""
+        lease = self._lease
+        answer = self._bus.post_guarded(
+            lease.session, name, event, stage=lease.stage, turn=lease.turn, fence=lease.fence
+        )
+        answer.add_done_callback(self._hear)
+        self.last = answer
+        return answer
+
+    def _hear(self, answer: asyncio.Future[bytes]) -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            return
+        if answer.result() == b"CANCELLED":
+            self._token.cancel()
+        elif answer.result() == b"FENCED":
+            self._lease.lost.set()
+
+
+class Worker(ABC):
+    """One process's worth of a stage. ``run`` lives until ``drain`` is called or the task is cancelled."""
+
+    stage: ClassVar[str]
+
+    def __init__(self, bus: Bus, engine: Any, life: Life | None = None) -> None:
+        """``engine`` follows the stage's interface and is loaded by ``run``."""
+        self.bus = bus
+        self.engine = engine
+        self.life = life or Life()
+        self.name = f"{self.stage}-{secrets.token_hex(4)}"
+        self.guard = CancelGuard()
+        self.work = Work(bus, self.stage, self.name)
+        self.ready = asyncio.Event()
+        self._leases: dict[tuple[str, str], Lease] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self.draining = asyncio.Event()
+
+    @abstractmethod
+    async def serve(self, lease: Lease, token: CancelToken) -> None:
+        """Do the work of one lease to its end. Returning completes it; EngineError and others call ``give_up``."""
+
+    @abstractmethod
+    async def give_up(self, lease: Lease, error: str) -> None:
+        """Tell the session that this work cannot be done."""
+
+    async def run(self) -> None:
+        """Load the engine, then serve until drained."""
+        await self.bus.wait_until_up()
+        await self.engine.load()
+        self._free = asyncio.Semaphore(self.engine.capacity)
+        shards = range(self.bus.shards)
+        tasks = [
+            asyncio.create_task(task)
+            for task in (
+                listen(self.bus, self.guard),
+                self._for_ever("heartbeat", self._beat),
+                self._for_ever("register", self._register),
+                *(self._for_ever("claim", self._claim, shard) for shard in shards),
+                *(self._for_ever("reclaim", self._reclaim, shard) for shard in shards),
+            )
+        ]
+        try:
+            await self._register_once()
+            log.info("%s is ready: engine %s, capacity %d", self.name, self.engine.name, self.engine.capacity)
+            self.ready.set()
+            drained = asyncio.create_task(self.draining.wait())
+            done, _ = await asyncio.wait([drained, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {drained}:
+                task.result()
+            await self._finish()
+        finally:
+            for task in [*tasks, *self._serving]:
+                task.cancel()
+            await asyncio.gather(*tasks, *self._serving, return_exceptions=True)
+            await self.work.close()
+
+    def drain(self) -> None:
+        """Claim nothing more; ``run`` returns when what is served has ended, or after ``life.drain`` seconds."""
+        self.draining.set()
+
+    async def _finish(self) -> None:
+        if self._serving:
+            log.info("%s drains: %d in work", self.name, len(self._serving))
+            await asyncio.wait(self._serving, timeout=self.life.drain)
+        try:
+            await unregister(self.bus, self.stage, self.name)
+            async with asyncio.timeout(1):
+                await self.bus.outbox.drain()
+        except OUTAGE:
+            pass
+
+    async def _for_ever(self, what: str, step: Any, *arguments: Any) -> None:
+        backoff = Backoff(0.05, 2.0)
+        while True:
+            try:
+                await step(*arguments)
+                backoff.reset()
+            except OUTAGE as error:
+                log.warning("%s: %s: redis does not answer (%s)", self.name, what, type(error).__name__)
+                await asyncio.sleep(backoff.next())
+            except ResponseError as error:
+                log.warning("%s: %s: %s", self.name, what, error)
+                self.work.forget_groups()
+                await asyncio.sleep(backoff.next())
+
+    async def _register(self) -> None:
+        await asyncio.sleep(self.life.register)
+        if not self.draining.is_set():
+            await self._register_once()
+
+    async def _register_once(self) -> None:
+        engine = self.engine
+        voices = ",".join(getattr(engine, "voices", ()))
+        load = len(self._serving)
+        await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, engine.capacity, load, voices))
+
+    async def _beat(self) -> None:
+        await asyncio.sleep(self.life.heartbeat)
+        leases = [lease for lease in self._leases.values() if not lease.lost.is_set()]
+        marks = await asyncio.gather(*(self.work.renew(lease) for lease in leases))
+        for lease, mark in zip(leases, marks, strict=True):
+            if mark >= 0:
+                self.guard.raise_to(lease.session, mark)
+
+    async def _claim(self, shard: int) -> None:
+        if self.draining.is_set():
+            await asyncio.Event().wait()
+        # Capacity is reserved before the claim: an offer that was claimed is served at once.
+        await self._free.acquire()
+        lease = None
+        try:
+            lease = await self.work.claim(shard)
+        finally:
+            if lease is None:
+                self._free.release()
+        if lease is not None:
+            self._begin(lease)
+
+    async def _reclaim(self, shard: int) -> None:
+        await asyncio.sleep(self.life.lease / 4)
+        if self.draining.is_set() or self._free.locked():
+            return
+        await self._free.acquire()
+        lease = None
+        try:
+            lease = await self.work.reclaim(shard, self.life.lease)
+            if lease is not None and (mine := self._leases.get((lease.key, lease.entry))) is not None:
+                mine.lost.set()  # XAUTOCLAIM returns one's own late entries too
+        finally:
+            if lease is None:
+                self._free.release()
+        if lease is not None:
+            log.warning("%s takes over turn %d of %s (fence %d)", self.name, lease.turn, lease.session, lease.fence)
+            self._begin(lease)
+
+    def _begin(self, lease: Lease) -> None:
+        self._leases[lease.key, lease.entry] = lease
+        task = asyncio.create_task(self._lead(lease), name=f"serve-{lease.session}-{lease.turn}")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _lead(self, lease: Lease) -> None:
+        token = self.guard.token(lease.session, lease.turn)
+        if lease.turn:
+            self.guard.raise_to(lease.session, lease.watermark)
+        try:
+            if lease.deliveries > self.life.deliveries:
+                await self.give_up(lease, f"given up after {lease.deliveries - 1} workers died of it")
+                finished = True
+            else:
+                finished = await self._until_lost(lease, self._attempt(lease, token))
+            if finished:
+                await self.work.complete(lease)
+            else:
+                log.warning("%s lost its lease on turn %d of %s", self.name, lease.turn, lease.session)
+        except OUTAGE as error:
+            log.warning("%s: redis was lost at the end of %s (%s)", self.name, lease.session, type(error).__name__)
+        finally:
+            self.guard.release(token)
+            if self._leases.get((lease.key, lease.entry)) is lease:
+                del self._leases[lease.key, lease.entry]
+            self._free.release()
+
+    async def _attempt(self, lease: Lease, token: CancelToken) -> None:
+        try:
+            await self.serve(lease, token)
+        except OUTAGE:
+            raise
+        except Exception as error:
+            log.exception("%s: turn %d of %s failed", self.name, lease.turn, lease.session)
+            await self.give_up(lease, f"{type(error).__name__}: {error}")
+
+    async def _until_lost(self, lease: Lease, work: Coroutine[Any, Any, None]) -> bool:
+        serving = asyncio.create_task(work)
+        lost = asyncio.create_task(lease.lost.wait())
+        try:
+            await asyncio.wait([serving, lost], return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+                return True
+            return False
+        finally:
+            for task in (serving, lost):
+                task.cancel()
+            await asyncio.gather(serving, lost, return_exceptions=True)
+
+    def acknowledge(self, lease: Lease, ack: Stopped) -> None:
+        """Tell the session that this stage has stopped a cancelled turn."""
+        self.bus.post(session_key(lease.session, "acks"), ack)
+
+
+async def until_cancelled(token: CancelToken, work: Coroutine[Any, Any, None]) -> float | None:
+    """Run ``work`` to its end, or until the turn is cancelled and the work has really stopped.
+
+    None when it ended by itself; else the milliseconds from learning of the cancel to having stopped.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(work)
+    cancelled_at: list[float] = []
+
+    def stop() -> None:
+        cancelled_at.append(loop.time())
+        task.cancel()
+
+    token.on_cancel(stop)
+    try:
+        await task
+    except (asyncio.CancelledError, Cancelled):
+        if not cancelled_at:
+            raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    return (loop.time() - cancelled_at[0]) * 1000 if cancelled_at else None

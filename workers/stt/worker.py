@@ -1,0 +1,220 @@
+"""The STT worker: one session at a time per claim, from its mic stream to its transcript stream.
+
+The mic stream is the truth about what the caller said, so a recogniser's state can always be rebuilt from it: whoever
+takes a session over reads the stream from where it is kept, leaves out utterances whose final text stands, and writes
+only what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+from bus.cancel import CancelToken
+from bus.events import (
+    MIC_RATE,
+    Event,
+    Final,
+    HungUp,
+    MicAudio,
+    Partial,
+    UtteranceEnded,
+    UtterancePaused,
+    UtteranceResumed,
+    UtteranceStarted,
+)  # fmt: skip
+from bus.keys import session_key
+from bus.leases import Lease
+from bus.reader import Subscription
+from workers.engines import EngineError
+from workers.process import main
+from workers.runtime import Worker, Writer
+from workers.stt.engine import Recognizer
+
+log = logging.getLogger(__name__)
+
+KEPT = 2 * MIC_RATE
+"""Samples kept from before an utterance: its pre-roll lies in them."""
+IDLE = 5.0
+"""Seconds without any entry after which the session's gateway is looked for."""
+STALE_AFTER = 30_000
+"""Milliseconds without an entry on the mic stream after which a session without a gateway is over."""
+
+
+class Ear:
+    """The audio of one session and its utterance: what is to be fed next. Offsets in samples at 16 kHz."""
+
+    def __init__(self) -> None:
+        self.utterance = 0
+        self.revision = 0
+        self.start = 0
+        self.end = 0
+        """Sample up to which audio has arrived."""
+        self.open = False
+        """Whether an utterance is going on, paused or not: its audio is to be fed, a pause's with what follows it."""
+        self.paused = False
+        self.unfed = bytearray()
+        self._before: deque[tuple[int, bytes]] = deque()
+
+    def hear(self, audio: MicAudio) -> None:
+        """Take audio as it comes; within an utterance it is to be fed, else it is kept for a pre-roll."""
+        samples = len(audio.pcm) // 2
+        self.end = audio.offset + samples
+        if self.open:
+            self.unfed += audio.pcm
+        self._before.append((audio.offset, audio.pcm))
+        while self._before and self._before[0][0] < self.end - KEPT:
+            self._before.popleft()
+
+    def begin(self, started: UtteranceStarted) -> None:
+        """An utterance started: everything since its offset is to be fed."""
+        self.utterance, self.revision, self.start = started.utterance, 0, started.offset
+        self.open, self.paused = True, False
+        self.unfed.clear()
+        for offset, pcm in self._before:
+            skip = max(0, started.offset - offset) * 2
+            self.unfed += pcm[skip:]
+
+    def take(self) -> bytes:
+        """What is to be fed now."""
+        pcm = bytes(self.unfed)
+        self.unfed.clear()
+        return pcm
+
+
+class SttWorker(Worker):
+    """Serves sessions. Its engine is an ``SttEngine``."""
+
+    stage: ClassVar[str] = "stt"
+
+    async def serve(self, lease: Lease, token: CancelToken) -> None:
+        """Follow a session's microphone until it hangs up or its gateway is gone for good."""
+        session = lease.session
+        config = await self.bus.config(session)
+        finished = await self._finished(session) if lease.fence > 1 else set()
+        mic = self.bus.follow(session_key(session, "mic"))
+        hearing = _Session(
+            Writer(self.bus, lease, token),
+            await self.engine.open(config.get("language", "en-US")),
+            streaming=config.get("streaming_stt", "1") != "0",
+            finished=finished,
+        )
+        try:
+            await hearing.follow(mic, lambda: self._abandoned(session))
+        finally:
+            mic.close()
+            await hearing.recognizer.close()
+
+    async def give_up(self, lease: Lease, error: str) -> None:
+        """Say in the transcript that nothing of this session can be recognised."""
+        await self.bus.publish(session_key(lease.session, "transcript"), Final(0, 0, "", 0, 0, error))
+
+    async def _finished(self, session: str) -> set[tuple[int, int]]:
+        """(utterance, revision) of every final text that stands."""
+        entries = await self.bus.replay(session_key(session, "transcript"))
+        return {(e.event.utterance, e.event.revision) for e in entries if isinstance(e.event, Final)}
+
+    async def _abandoned(self, session: str) -> bool:
+        """Whether nobody holds the session any more and its microphone has long been silent."""
+        if await self.bus.commands.exists(session_key(session, "lease:gateway")):
+            return False
+        last = await self.bus.last_id(session_key(session, "mic"))
+        return self.bus.now() - int(last.partition("-")[0]) > STALE_AFTER
+
+
+class _Session:
+    """The recognition of one session."""
+
+    def __init__(
+        self, writer: Writer, recognizer: Recognizer, *, streaming: bool, finished: set[tuple[int, int]]
+    ) -> None:
+        self.recognizer = recognizer
+        self._writer = writer
+        self._streaming = streaming
+        self._finished = finished
+        self._ear = Ear()
+        self._text = ""
+
+    async def follow(self, mic: Subscription, abandoned: Callable[[], Awaitable[bool]]) -> None:
+        """Read the microphone to its end."""
+        while True:
+            try:
+                async with asyncio.timeout(IDLE):
+                    entry = await anext(mic, None)
+            except TimeoutError:
+                if await abandoned():
+                    log.info("a session was left without a gateway; it is over")
+                    return
+                continue
+            # Everything that is here already goes in one step, up to the next mark.
+            while entry is not None:
+                if isinstance(entry.event, HungUp):
+                    return
+                if isinstance(entry.event, MicAudio):
+                    self._ear.hear(entry.event)
+                else:
+                    await self._mark(entry.event)
+                entry = mic.take()
+            if self._streaming:
+                await self._feed()
+
+    async def _mark(self, event: Event) -> None:
+        ear = self._ear
+        if isinstance(event, UtteranceStarted):
+            ear.begin(event)
+            self._text = ""
+            await self._attempt(self.recognizer.begin())
+        elif getattr(event, "utterance", None) != ear.utterance:
+            return
+        elif isinstance(event, UtterancePaused):
+            ear.revision = event.revision
+            ear.paused = True
+            if self._streaming:
+                await self._final()
+        elif isinstance(event, UtteranceResumed):
+            ear.paused = False
+        elif isinstance(event, UtteranceEnded):
+            ear.revision = event.revision
+            ear.open = False
+            if not self._streaming:
+                await self._final()
+
+    async def _feed(self) -> None:
+        if not self._ear.open or self._ear.paused or not self._ear.unfed:
+            return
+        pcm = self._ear.take()
+        text = await self._attempt(self.recognizer.feed(pcm))
+        if text and text != self._text:
+            self._text = text
+            ear = self._ear
+            self._writer.write("transcript", Partial(ear.utterance, ear.revision, text, ear.start, ear.end))
+
+    async def _final(self) -> None:
+        ear = self._ear
+        pcm = ear.take()
+        if (ear.utterance, ear.revision) in self._finished:
+            return
+        error = ""
+        try:
+            if pcm:
+                await self.recognizer.feed(pcm)
+            self._text = await self.recognizer.flush()
+        except EngineError as failure:
+            error = str(failure)
+            log.error("recognition failed: %s", error)
+        final = Final(ear.utterance, ear.revision, self._text, ear.start, ear.end, error)
+        self._writer.write("transcript", final)
+
+    async def _attempt(self, step: Awaitable[str | None]) -> str:
+        try:
+            return await step or ""
+        except EngineError as error:
+            log.error("recognition failed: %s", error)
+            return ""
+
+
+if __name__ == "__main__":
+    main(SttWorker)
