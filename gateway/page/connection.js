@@ -1,0 +1,109 @@
+/**
+ * The WebSocket to the gateway, which comes back by itself.
+ *
+ * Dispatches:
+ *   "open"      the server has answered with session.created: events may be sent
+ *   "event"     detail: one server event, session.created included
+ *   "lost"      detail: {retryAt, code, reason, established}: gone, and tried again at performance.now() `retryAt`
+ *   "trying"    a retry begins
+ *   "ended"     detail: {code, reason}: the server ended the call on purpose; no retry
+ * The wait doubles from 500 ms to 15 s, with up to 20 % added at random, and starts over after an "open".
+ */
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 15000;
+const CONNECT_LIMIT_MS = 10000;
+/** Unsent bytes beyond which the network no longer keeps up: about 5 s of audio in JSON. */
+const BACKLOG_LIMIT = 340_000;
+/** Close codes after which a retry is pointless: normal end, policy violation. */
+const FINAL_CODES = new Set([1000, 1008]);
+
+export class Connection extends EventTarget {
+  /** @param {string} url a ws: or wss: address */
+  constructor(url) {
+    super();
+    this.url = url;
+    this.ready = false;
+    this.wait = FIRST_WAIT_MS;
+    this.socket = null;
+    this.timer = null;
+    this.goOffline = () => this.drop(4001, "the network is gone");
+    if (!["localhost", "127.0.0.1", "[::1]"].includes(new URL(url).hostname)) {
+      addEventListener("offline", this.goOffline);
+    }
+  }
+
+  /** Connect now; also cuts the wait of a retry short. */
+  open() {
+    clearTimeout(this.timer);
+    this.dispatchEvent(new Event("trying"));
+    const socket = new WebSocket(this.url);
+    this.socket = socket;
+    this.ready = false;
+    this.timer = setTimeout(() => this.drop(4002, "no answer"), CONNECT_LIMIT_MS);
+    socket.onmessage = ({ data }) => socket === this.socket && this.take(data);
+    socket.onclose = ({ code, reason }) => socket === this.socket && this.closed(code, reason);
+  }
+
+  take(data) {
+    let event;
+    try {
+      event = JSON.parse(data);
+    } catch {
+      console.warn("bargein: a message that is not JSON was ignored");
+      return;
+    }
+    if (event.type === "session.created") {
+      clearTimeout(this.timer);
+      this.ready = true;
+      this.wait = FIRST_WAIT_MS;
+      this.dispatchEvent(new Event("open"));
+    }
+    this.dispatchEvent(new CustomEvent("event", { detail: event }));
+  }
+
+  closed(code, reason) {
+    clearTimeout(this.timer);
+    const established = this.ready;
+    this.socket = null;
+    this.ready = false;
+    if (FINAL_CODES.has(code)) {
+      this.dispatchEvent(new CustomEvent("ended", { detail: { code, reason } }));
+      return;
+    }
+    const wait = this.wait * (1 + 0.2 * Math.random());
+    this.wait = Math.min(this.wait * 2, LONGEST_WAIT_MS);
+    this.timer = setTimeout(() => this.open(), wait);
+    const detail = { retryAt: performance.now() + wait, code, reason, established };
+    this.dispatchEvent(new CustomEvent("lost", { detail }));
+  }
+
+  /** Treat the socket as lost without waiting for its own close. */
+  drop(code, reason) {
+    const socket = this.socket;
+    if (socket === null) return;
+    this.closed(code, reason);
+    socket.close();
+  }
+
+  /** Send one client event; false when there is no connection to send it on. */
+  send(event) {
+    if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return false;
+    if (this.socket.bufferedAmount > BACKLOG_LIMIT) {
+      this.drop(4003, "the network is too slow");
+      return false;
+    }
+    this.socket.send(JSON.stringify(event));
+    return true;
+  }
+
+  /** Hang up: close with 1000 and never retry. */
+  close() {
+    clearTimeout(this.timer);
+    removeEventListener("offline", this.goOffline);
+    const socket = this.socket;
+    this.socket = null;
+    this.ready = false;
+    socket?.close(1000, "hung up");
+  }
+}

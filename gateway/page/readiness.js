@@ -1,0 +1,50 @@
+/**
+ * Whether the server is ready for calls, asked at /ready: every 3 s while it is not, every 20 s while it is, and not
+ * at all while the page is hidden. Dispatches "change" when an answer differs from the one before.
+ */
+
+const WHEN_READY_MS = 20000;
+const WHEN_NOT_MS = 3000;
+const LIMIT_MS = 5000;
+
+/** What each stage does, in a caller's words, in the order in which they work. */
+export const STAGES = { stt: "speech recognition", llm: "language model", tts: "voice" };
+
+export class Readiness extends EventTarget {
+  constructor() {
+    super();
+    /** @type {{reachable: boolean | null, ready: boolean, missing: string[], engines: object}} */
+    this.state = { reachable: null, ready: false, missing: [], engines: {} };
+    this.timer = null;
+    document.addEventListener("visibilitychange", () => document.hidden || this.check());
+  }
+
+  /** Ask now, and go on asking. */
+  async check() {
+    clearTimeout(this.timer);
+    const state = await this.ask();
+    const differs = JSON.stringify(state) !== JSON.stringify(this.state);
+    this.state = state;
+    if (differs) this.dispatchEvent(new Event("change"));
+    clearTimeout(this.timer);
+    if (!document.hidden) {
+      this.timer = setTimeout(() => this.check(), state.ready ? WHEN_READY_MS : WHEN_NOT_MS);
+    }
+  }
+
+  async ask() {
+    try {
+      const answer = await fetch("/ready", { cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
+      const { ready, stages } = await answer.json();
+      const names = Object.keys(STAGES);
+      const engines = names.map((stage) => [
+        stage,
+        [...new Set((stages?.[stage] ?? []).map((worker) => worker.engine))],
+      ]);
+      const missing = engines.filter(([, list]) => list.length === 0).map(([stage]) => stage);
+      return { reachable: true, ready: ready === true, missing, engines: Object.fromEntries(engines) };
+    } catch {
+      return { reachable: false, ready: false, missing: [], engines: this.state.engines };
+    }
+  }
+}
