@@ -30,6 +30,16 @@ def dies_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     return in_child
 
 
+def tie_forks(number: signal.Signals) -> None:
+    """Have the kernel send ``number`` to whatever this process forks from now on when its parent dies (on Linux).
+
+    For libraries that fork by themselves; subprocess is not concerned.
+    """
+    if _libc is not None:
+        prctl = _libc.prctl
+        os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, int(number)))
+
+
 def ending(returncode: int) -> str:
     """How a child ended: ``exit code 3``, or ``signal SIGKILL`` for the negative codes of subprocess."""
     if returncode >= 0:

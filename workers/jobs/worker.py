@@ -14,7 +14,6 @@ import logging
 import signal
 import sys
 import time
-from typing import Any
 
 from pydantic import Field
 from redis import Redis
@@ -22,7 +21,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, ResponseEr
 from rq import Queue, Worker
 
 from bus.backoff import Backoff
-from bus.child import dies_with_parent
+from bus.child import tie_forks
 from bus.embedded import Problem
 from bus.server import answers
 from bus.settings import CONFIGURATION_ERROR, BusSettings, RedisUrl, load, masked, start_logging
@@ -48,20 +47,6 @@ class JobSettings(BusSettings):
         return self.jobs_redis_url or self.redis_url
 
 
-class JobWorker(Worker):
-    """An RQ worker whose forked job dies with it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._tie = dies_with_parent(signal.SIGKILL)
-
-    def main_work_horse(self, *args: Any, **options: Any) -> None:
-        """Runs in the forked child."""
-        if self._tie is not None:
-            self._tie()
-        super().main_work_horse(*args, **options)
-
-
 def wait_for(url: str) -> None:
     """Return once a server answers at ``url``. Raises Problem when what answers is not Redis."""
     backoff, said = Backoff(0.1, 5.0), False
@@ -74,7 +59,7 @@ def wait_for(url: str) -> None:
 
 def make_worker(connection: Redis) -> Worker:
     """The worker, not yet at work."""
-    return JobWorker(
+    return Worker(
         [Queue(QUEUE, connection=connection)],
         connection=connection,
         worker_ttl=WORKER_TTL,
@@ -97,8 +82,11 @@ def main() -> int:
     except KeyboardInterrupt:
         return 0
     log.info("taking jobs from %s", QUEUE)
+    tie_forks(signal.SIGKILL)
     # At INFO rq reports its own upkeep every MAINTENANCE_EVERY seconds; jobs log what they did themselves.
-    make_worker(connection).work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
+    level = "DEBUG" if settings.log_level == "DEBUG" else "WARNING"
+    # The scheduler, a process of its own, is what carries out a retry with an interval.
+    make_worker(connection).work(logging_level=level, with_scheduler=True)
     return 0
 
 

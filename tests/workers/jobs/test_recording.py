@@ -7,13 +7,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from redis import Redis
-from rq import Queue
+from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
 from bus.events import (
@@ -30,6 +31,7 @@ from bus.events import (
     encode,
 )
 from bus.keys import session_key
+from bus.server import free_port, running
 from workers.jobs.heard import place
 from workers.jobs.recording import NoAudio, record
 from workers.jobs.worker import QUEUE, make_worker
@@ -281,30 +283,87 @@ def test_the_worker_does_the_job_by_name(client, redis_url):
     assert len(left) == 3200
 
 
-def test_the_worker_waits_for_its_server(tmp_path, monkeypatch):
-    """Started before Redis it says so and waits; SIGTERM ends it at once, also while it waits."""
-    from bus.server import free_port, running
+class JobsProcess:
+    """``python -m workers.jobs.worker`` for one address."""
 
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workers.jobs.worker"],
-        env={**os.environ, "REDIS_URL": f"redis://:hunter2@127.0.0.1:{port}/0"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    timer = threading.Timer(30, process.kill)
-    timer.start()
+    def __init__(self, url):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "workers.jobs.worker"],
+            env={**os.environ, "REDIS_URL": url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._timer = threading.Timer(40, self.process.kill)
+
+    def __enter__(self):
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._timer.cancel()
+        self.process.kill()
+        self.process.wait()
+
+    def says(self, text):
+        """Wait for a line with ``text``, and return it."""
+        while text not in (line := self.process.stderr.readline()):
+            assert line, "the worker ended"
+        return line
+
+    def end(self):
+        """Its exit code after SIGTERM, and what it still had to say."""
+        self.process.send_signal(signal.SIGTERM)
+        said = self.process.stderr.read()
+        return self.process.wait(), said
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid):
     try:
-        line = process.stderr.readline()
-        assert "nobody answers at redis://***@127.0.0.1" in line
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_the_worker_waits_for_its_server(tmp_path):
+    """Started before Redis it says so, without the password, and waits; SIGTERM ends it."""
+    port = free_port()
+    with JobsProcess(f"redis://:hunter2@127.0.0.1:{port}/0") as jobs:
+        assert "nobody answers at redis://***@127.0.0.1" in jobs.says("nobody answers")
         with running(tmp_path / "redis", port, "hunter2"):
-            while "taking jobs from bargein-jobs" not in line:
-                line = process.stderr.readline()
-                assert line, "the worker ended"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-        assert "hunter2" not in process.stderr.read()
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
+            jobs.says("taking jobs from bargein-jobs")
+            code, said = jobs.end()
+    assert code == 0
+    assert "hunter2" not in said
+    assert "Traceback" not in said
+
+
+def test_a_job_that_failed_is_tried_again(client, redis_url):
+    """A retry with an interval is carried out: the call is recorded although its audio came late."""
+    with JobsProcess(redis_url) as jobs:
+        jobs.says("taking jobs")
+        queue = Queue(QUEUE, connection=client)
+        job = queue.enqueue("workers.jobs.recording.record", SESSION, retry=Retry(max=3, interval=1))
+        jobs.says("hold no audio")
+        write(client, *mic(tone(0.2, 16_000)))
+        jobs.says(f"recorded {SESSION}: 0.2 s")
+        code, said = jobs.end()
+    assert code == 0
+    assert Job.fetch(job.id, client).get_status() in (JobStatus.FINISHED, JobStatus.STARTED)
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+def test_a_killed_worker_leaves_no_process(client, redis_url):
+    with JobsProcess(redis_url) as jobs:
+        jobs.says("taking jobs")
+        while not (scheduler := children(jobs.process.pid)):
+            assert jobs.process.poll() is None
+        jobs.process.kill()
+        deadline = time.monotonic() + 10
+        while is_alive(scheduler[0]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not is_alive(scheduler[0])
