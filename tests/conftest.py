@@ -37,7 +37,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.skipped and os.environ.get("NO_SKIPS") == "1" and any(item.get_closest_marker(m) for m in MUST_RUN):
         reason = str(report.longrepr)
-        if "recording" not in reason and "speech" not in reason and not hasattr(report, "wasxfail"):
+        if "recording" not in reason and not hasattr(report, "wasxfail"):
             report.outcome = "failed"
             report.longrepr = f"skipped where nothing may be: {reason}"
     return report
