@@ -192,4 +192,5 @@ class Output:
             return samples.tobytes()
         if self._resampler is None:
             self._resampler = soxr.ResampleStream(rate, self.playback.rate, 1, dtype="int16", quality="MQ")
-        return self._resampler.resample_chunk(samples).tobytes()
+        resampled: np.ndarray = self._resampler.resample_chunk(samples)
+        return resampled.tobytes()

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 STREAMS = ("transcript", "reply", "speech", "acks", "control")
 LEASE = 5.0
 """Seconds for which the gateway holds its session without renewing."""
+SPEECH_KEPT_MS = 60_000
+"""Synthesised audio kept on its stream behind the newest."""
 LIFETIME = 3600.0
 """Seconds that a session's keys outlive a gateway that died without ending it."""
 
@@ -97,7 +99,7 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._failures: dict[int, str] = {}
         """Turns that will have failed once what there is of them has been played."""
-        self._last_reply = "0-0"
+        self._last_reply = self._last_speech = "0-0"
 
     @property
     def now(self) -> float:
@@ -146,12 +148,19 @@ class Session:
                     log.warning("%s: another gateway has taken this session", self.id)
                     self.ended.set()
                     return
-                if beats % 5 == 0:
+                if beats % 5 == 0 and not self.profile.record:
                     self.microphone.trim()
+                    self._trim_speech()
                 if beats % 60 == 1:
                     await self.bus.keep(self.id, LIFETIME)
             except OUTAGE as error:
                 log.warning("%s: redis does not answer (%s)", self.id, type(error).__name__)
+
+    def _trim_speech(self) -> None:
+        # By the server's own clock, as the ids have it: no two machines' clocks are compared.
+        newest = int(self._last_speech.partition("-")[0])
+        if newest > SPEECH_KEPT_MS:
+            self.bus.trim(session_key(self.id, "speech"), f"{newest - SPEECH_KEPT_MS}-0")
 
     async def _hold_lease(self) -> bool:
         key = session_key(self.id, "lease:gateway")
@@ -252,6 +261,8 @@ class Session:
                     log.exception("%s: an event of %s could not be handled", self.id, name)
                 if name == "reply":
                     self._last_reply = entry.id
+                elif name == "speech":
+                    self._last_speech = entry.id
         finally:
             subscription.close()
 

@@ -164,9 +164,8 @@ def _check(session: dict[str, Any]) -> None:
         RealtimeSessionCreateRequest.model_validate({k: v for k, v in session.items() if k != "object"})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(
-            ["session", *(str(part) for part in first["loc"] if isinstance(part, str) and part[0].islower())]
-        )
+        path = [part for part in first["loc"] if isinstance(part, str) and part[0].islower()]
+        where = ".".join(["session", *path])
         raise ProtocolError("invalid_value", f"{where}: {first['msg']}", where) from None
     modalities = session.get("output_modalities")
     if modalities not in (["audio"], ["text"], ["text", "audio"], ["audio", "text"]):

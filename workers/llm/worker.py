@@ -108,7 +108,9 @@ class _Answer:
 def prompt(instructions: str, conversation: list[Said]) -> list[Message]:
     """The messages for the model: the instructions, then the conversation as it was heard."""
     messages = [Message("system", instructions)] if instructions else []
-    messages += [Message(said.role, said.text) for said in conversation if said.role in ("system", "user", "assistant")]
+    for said in conversation:
+        if said.role in ("system", "user", "assistant") and said.name != "backchannel":
+            messages.append(Message(said.role, said.text))
     return messages
 
 
