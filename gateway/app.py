@@ -65,7 +65,7 @@ class Gateway:
     async def staff(self) -> dict[str, list[WorkerRecord]]:
         """The live workers of each stage, at most half a second old. Raises what a lost server raises."""
         now = asyncio.get_running_loop().time()
-        if now - self._staff_at > 0.5:
+        if now - self._staff_at > 0.5 or not all(self._staff.values()):
             self._staff = {stage: await workers(self.bus, stage) for stage in STAGES}
             self._staff_at = now
         return self._staff
@@ -228,6 +228,10 @@ def main() -> None:
     settings = load(GatewaySettings)
     start_logging(settings.log_level)
     log.info("gateway on %s, redis at %s", _shown(settings), masked(settings.redis_url))
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(max(logging.WARNING, logging.getLogger().level))
+    # uvicorn takes a refused handshake, which was answered, for an unanswered one.
+    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())
     config = uvicorn.Config(
         create_app(settings),
         host=settings.gateway_host,

@@ -205,6 +205,7 @@ async def test_nobody_listens():
     ("options", "said"),
     [
         ({"refuse": "no live worker: tts"}, "503: no live worker: tts"),
+        ({"refuse": '{"error": {"message": "not ready"}}'}, "503: not ready"),
         ({"greet": []}, "no session.created came"),
         ({"greet": [{"type": "error", "error": {"message": "beta is gone"}}]}, "beta is gone"),
         ({"greet": ["hello"]}, "what the protocol does not have"),
