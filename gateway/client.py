@@ -35,6 +35,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.http11 import Response
 
 from gateway.client_audio import FRAME_MS, Clock, Int16, Microphone, Spoken, load
 from gateway.client_ear import Ear, Event, Reply, Tell
@@ -109,7 +110,8 @@ class Call:
                 await self.send({"type": "session.update", "session": {"type": "realtime", **self._session}})
         except CallError as error:
             await self._hang_up()
-            raise Unreachable(f"{self.url}: {self._refusal() or error}") from None
+            errors = [event for _, event in self.events if event.get("type") == "error"]
+            raise Unreachable(f"{self.url}: {_message(errors[-1]) if errors else error}") from None
         except BaseException:
             await self._hang_up()
             raise
@@ -209,13 +211,11 @@ class Call:
                 proxy=None if local else True,
             )
         except InvalidStatus as error:
-            said = error.response.body.decode("utf-8", "replace").strip()[:300]
-            status = error.response.status_code
-            raise Unreachable(f"{self.url}: the server answers {status}{': ' if said else ''}{said}") from None
+            raise Unreachable(f"{self.url}: {_refusal(error.response)}") from None
         except TimeoutError:
             raise Unreachable(f"{self.url}: no answer within {self._connect_timeout:g} s") from None
         except ConnectionRefusedError:
-            raise Unreachable(f"{self.url}: connection refused; nobody listens there") from None
+            raise Unreachable(f"{self.url}: connection refused; is it running? make run starts it") from None
         except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
             raise Unreachable(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -288,9 +288,21 @@ class Call:
         if self._listener is not None:
             self._listener(at, event)
 
-    def _refusal(self) -> str:
-        errors = [event["error"].get("message", "") for _, event in self.events if event.get("type") == "error"]
-        return errors[-1] if errors else ""
+
+def _refusal(response: Response) -> str:
+    """What the server answered instead of taking the call: its status, and its message if it gave one."""
+    said = (response.body or b"").decode("utf-8", "replace").strip()
+    try:
+        said = _message(json.loads(said))
+    except ValueError:
+        pass
+    return f"the server answers {response.status_code}{': ' if said else ''}{said[:300]}"
+
+
+def _message(body: object) -> str:
+    """The message in an error event or an error's body, which have the same shape."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message", error) if isinstance(error, dict) else body)
 
 
 if __name__ == "__main__":

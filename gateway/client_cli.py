@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
         return asyncio.run(_make(call, plan, options.out, show))
     except Unreachable as error:
         print(error, file=sys.stderr)
-        print("is it running? start it with 'make run', and see GET /ready", file=sys.stderr)
         return NO_CALL
     except KeyboardInterrupt:
         return INTERRUPTED
