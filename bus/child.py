@@ -20,24 +20,32 @@ def dies_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     """
     if _libc is None:
         return None
-    prctl, parent = _libc.prctl, os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return in_child
+    parent = os.getpid()
+    return lambda: _tie(number, parent)
 
 
 def tie_forks(number: signal.Signals) -> None:
-    """Have the kernel send ``number`` to whatever this process forks from now on when its parent dies (on Linux).
+    """The same for whatever this process forks from now on. For libraries that fork by themselves.
 
-    For libraries that fork by themselves; subprocess is not concerned.
+    subprocess is not concerned: it does not run what is registered at forks.
     """
-    if _libc is not None:
-        prctl = _libc.prctl
-        os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, int(number)))
+    if _libc is None:
+        return
+    parent = 0
+
+    def before() -> None:
+        nonlocal parent
+        parent = os.getpid()
+
+    os.register_at_fork(before=before, after_in_child=lambda: _tie(number, parent))
+
+
+def _tie(number: signal.Signals, parent: int) -> None:
+    """In the child: ask for the signal; end at once if ``parent`` died before that."""
+    assert _libc is not None
+    _libc.prctl(_PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def ending(returncode: int) -> str:
