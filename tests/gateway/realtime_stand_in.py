@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
@@ -28,9 +29,25 @@ END = 10
 """Steps of silence after which an utterance is over."""
 
 
+SPEED = 8.0
+"""How many times as fast as real calls those of the tests run."""
+
+
+def tone(seconds: float, rate: int = RATE, level: float = 0.3) -> np.ndarray:
+    """What a caller says in a test: never silent."""
+    return (np.sin(np.arange(round(seconds * rate)) * 0.1) * level * 32_767).astype("<i2") | 1
+
+
 def ramp(seconds: float, start: int = 1) -> np.ndarray:
     """Audio in which every sample says where it belongs; never silent."""
     return ((np.arange(round(seconds * RATE)) + start) % 30_000 + 1).astype("<i2")
+
+
+def nobody() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"ws://127.0.0.1:{probe.getsockname()[1]}/v1/realtime"
 
 
 @dataclass
