@@ -9,6 +9,7 @@ over raises the fence, and from then on every guarded write of the one before is
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
@@ -82,15 +83,19 @@ class Work:
                 return await self._take(key, entry, fields)
         return None
 
-    async def reclaim(self, shard: int, idle: float) -> Lease | None:
-        """Take over a claim that was not renewed for ``idle`` seconds, if there is one."""
+    async def reclaim(self, shard: int, idle: float, serving: Container[str] = ()) -> Lease | None:
+        """Take over a claim that was not renewed for ``idle`` seconds, if there is one.
+
+        ``serving`` holds the entries this worker works on: XAUTOCLAIM returns one's own late ones too, which renews
+        them and is no takeover.
+        """
         key = work_key(shard, self.stage)
         await self._group(key)
         answer = await self.bus.commands.xautoclaim(
             key, self.stage, self.worker, int(idle * 1000), start_id="0-0", count=1
         )
         for entry, fields in answer[1]:
-            if fields:
+            if fields and entry.decode() not in serving:
                 return await self._take(key, entry, fields)
         return None
 

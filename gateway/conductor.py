@@ -163,7 +163,7 @@ def _(event: FirstAudio, state: Conversation) -> Result:
     turn = state.live
     if turn is None or turn.number != event.turn or turn.state is not TurnState.THINKING:
         return state, []
-    undecided = next((u for u in state.utterances if u.number > turn.utterance), None)
+    undecided = next((u for u in state.utterances if u.number > turn.utterance and not u.overdue), None)
     if undecided is None or not (state.rules.may_interrupt and state.rules.interrupt):
         return replace(state, turn=turn.go(Cause.FIRST_AUDIO)), []
     state = replace(state, turn=turn.go(Cause.FIRST_AUDIO_HELD))
@@ -238,7 +238,10 @@ def _(event: TimerFired, state: Conversation) -> Result:
         overdue = next((u for u in state.utterances if u.number == event.number and u.ended), None)
         if overdue is None:
             return state, []
-        return _settle(_with(state, replace(overdue, known=overdue.revision)), event.at, [])
+        if overdue.overdue:
+            return _settle(_with(state, replace(overdue, known=overdue.revision)), event.at, [])
+        state, back = _take_back(_with(state, replace(overdue, overdue=True)))
+        return state, [*back, SetTimer(FINAL, overdue.number, event.at + state.rules.text_limit)]
     if event.timer == REPLY:
         turn = state.live
         if turn is None or turn.number != event.number or turn.state is not TurnState.THINKING:

@@ -27,7 +27,9 @@ class Duplex:
     barge_in_min: float = 0.7
     """Speech of this length confirms an interruption without any word recognised."""
     final_limit: float = 3.0
-    """How long after the end of an utterance its text is waited for."""
+    """How long after the end of an utterance output is held for its text."""
+    text_limit: float = 15.0
+    """How much longer the text is still waited for; then it counts as lost."""
     reply_limit: float = 30.0
     """How long a turn may take to its first sound or, without sound, to its end."""
     cancel_limit: float = 2.0

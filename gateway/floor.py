@@ -32,6 +32,8 @@ class Utterance:
     text: str = ""
     paused: bool = False
     ended: bool = False
+    overdue: bool = False
+    """Whether its text took so long that nothing is held for it any more; it still counts when it comes."""
 
 
 @dataclass(frozen=True, slots=True)

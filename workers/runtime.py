@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from bus.backoff import Backoff
 from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
 from bus.events import Event, Stopped
-from bus.keys import session_key
+from bus.keys import session_key, shard_of
 from bus.leases import Lease, Work
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, register, unregister
@@ -193,9 +193,8 @@ class Worker(ABC):
         await self._free.acquire()
         lease = None
         try:
-            lease = await self.work.reclaim(shard, self.life.lease)
-            if lease is not None and (mine := self._leases.get((lease.key, lease.entry))) is not None:
-                mine.lost.set()  # XAUTOCLAIM returns one's own late entries too
+            serving = {lease.entry for lease in self._leases.values() if shard_of(lease.session) == shard}
+            lease = await self.work.reclaim(shard, self.life.lease, serving)
         finally:
             if lease is None:
                 self._free.release()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.cancel import Cancelled, CancelGuard, listen, raise_watermark, watermark
+from bus.cancel import CancelGuard, Cancelled, listen, raise_watermark, watermark
 from bus.keys import CANCEL_CHANNEL, new_session
 
 SOON = 5.0

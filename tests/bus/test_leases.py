@@ -90,6 +90,17 @@ async def test_renewing_keeps_a_claim(make_work, bus):
         await asyncio.sleep(0.01)
 
 
+async def test_a_late_worker_does_not_take_its_own_work_over(make_work, bus):
+    """A worker that renewed too late, with nobody else there, goes on with the same fence."""
+    await Work(bus, "llm").offer(TurnOffer(new_session(1), 1, "0-0"))
+    worker = make_work("w")
+    lease = await claim(worker)
+    await asyncio.sleep(0.02)
+    assert await worker.reclaim(0, idle=0.01, serving={lease.entry}) is None
+    assert await worker.renew(lease) == 0
+    assert await make_work("other").reclaim(0, idle=1.0) is None
+
+
 async def test_renewing_tells_of_a_cancel(make_work, bus):
     """A worker that missed the announcement learns the watermark with its next heartbeat."""
     session = new_session(1)

@@ -98,7 +98,18 @@ def test_a_text_that_never_comes_is_given_up():
         talk(SpeechStarted, 0)
         talk(Words, 1, 0, partial, False)
         assert SetTimer(FINAL, 1, 3.0) in talk(SpeechEnded, 200, quiet=False)
-        assert talk(TimerFired, FINAL, 1, after=3) == expected
+        assert talk(TimerFired, FINAL, 1, after=3, quiet=False) == [SetTimer(FINAL, 1, 18.0)]
+        assert talk(TimerFired, FINAL, 1, after=15) == expected
+
+
+def test_a_held_turn_does_not_wait_long_for_a_text_but_late_words_still_count():
+    """A recogniser that is slow or dead costs a held reply three seconds, not its caller's words."""
+    talk = Talk().speaking()
+    talk(SpeechStarted, 500)
+    talk(SpeechEnded, 900, after=0.3)
+    assert talk(TimerFired, FINAL, 2, after=3) == [Resume(1)]
+    late = talk(Words, 2, 1, "no stop", True, after=2)
+    assert late == [CancelTurn(1, "turn_detected", 2), Commit(2, "no stop"), OpenTurn(2, 2, "", "")]
 
 
 def test_output_is_held_at_the_first_sound():

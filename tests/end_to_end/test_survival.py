@@ -1,0 +1,69 @@
+"""Processes that die under a running product."""
+
+import asyncio
+
+import pytest
+
+from gateway.client import Call
+from tests.product import running_product
+from tests.speech import path as speech
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory):
+    """A product of its own: its workers are killed."""
+    with running_product(tmp_path_factory.mktemp("victim")) as running:
+        yield running
+
+
+async def converse(product):
+    async with Call(product.extended) as call:
+        await call.say(speech("time"))
+        return await call.reply()
+
+
+@pytest.mark.parametrize("stage", ["stt", "llm", "tts"])
+async def test_after_a_worker_was_killed_a_new_call_works(victim, stage):
+    """kill -9 of each worker in turn: it is run again, and a call made afterwards is answered."""
+    await victim.until_respawned(stage, victim.kill(stage))
+    reply = await converse(victim)
+    assert reply.status == "completed" and reply.heard_ms > 500
+
+
+async def test_a_killed_voice_does_not_lose_the_call(victim):
+    """kill -9 of the TTS worker in mid-reply: another takes the turn over and the caller hears all of it."""
+    async with Call(victim.extended) as call:
+        await call.say(speech("count"))
+        reply = await call.reply_started()
+        dead = victim.kill("tts")
+        whole = await call.reply(timeout=90)
+        assert whole is reply and whole.status == "completed"
+        assert whole.transcript.split()[-1].strip(".").lower() in ("twenty", "20"), whole.transcript
+        words, seconds = len(whole.transcript.split()), whole.heard_ms / 1000
+        assert 1.0 < words / seconds < 5.0
+        assert call.stale_samples == 0
+    await victim.until_respawned("tts", dead)
+
+
+async def test_a_killed_gateway_comes_back(victim):
+    """The calls of a killed gateway end; a moment later new ones are taken."""
+    await victim.until_respawned("gateway", victim.kill("gateway"))
+    assert (await converse(victim)).status == "completed"
+
+
+def test_ctrl_c_ends_everything_within_seconds(tmp_path):
+    """Ctrl-C leaves no process behind, though several workers of a stage run."""
+    with running_product(tmp_path) as running:
+        assert running.processes()
+        took = running.interrupt()
+        assert took < 8
+        assert running.processes() == {}
+        assert "Traceback" not in running.log
+
+
+async def test_several_workers_of_a_stage(victim):
+    """Two calls at once are both answered."""
+    replies = await asyncio.gather(converse(victim), converse(victim))
+    assert [reply.status for reply in replies] == ["completed", "completed"]
