@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 
 from tests.end_to_end.page_stand_in import RATE, StandIn, StandInCall
 
@@ -83,14 +84,16 @@ REFUSE_OTHER_RATES = """
 
 
 def rising(time: np.ndarray, seconds: float, low: float, high: float) -> np.ndarray:
-    """A tone that rises from ``low`` to ``high`` Hz within ``seconds``, at ``time`` (s): every stretch is unlike
-    every other, and the first sample is not zero."""
+    """A tone that rises from ``low`` to ``high`` Hz within ``seconds``, at ``time`` in seconds.
+
+    Every stretch of it is unlike every other, and its first sample is not zero.
+    """
     return 0.5 * np.sin(1 + 2 * np.pi * (low * time + (high - low) / (2 * seconds) * time**2))
 
 
-def sweep(seconds: float, low: float, high: float, rate: int, shift: float = 0) -> np.ndarray:
-    """All of a rising tone at a rate; ``shift`` is a part of a sample."""
-    return rising((np.arange(int(seconds * rate)) + shift) / rate, seconds, low, high)
+def sweep(seconds: float, low: float, high: float, rate: int) -> np.ndarray:
+    """All of a rising tone at a rate."""
+    return rising(np.arange(int(seconds * rate)) / rate, seconds, low, high)
 
 
 def microphone_signal(rate: int) -> np.ndarray:
@@ -102,6 +105,13 @@ def microphone_signal(rate: int) -> np.ndarray:
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
     """The correlation (-1..1) of two signals of one length."""
     return float(np.dot(one, other) / np.sqrt(np.dot(one, one) * np.dot(other, other)))
+
+
+def found(part: np.ndarray, whole: np.ndarray) -> float:
+    """How alike (-1..1) a signal is to where it lies in another, both at 24 kHz, to a quarter of a sample."""
+    part, whole = soxr.resample(part, RATE, 4 * RATE), soxr.resample(whole, RATE, 4 * RATE)
+    start = best_offset(part, whole)
+    return likeness(part, whole[start : start + len(part)])
 
 
 def best_offset(part: np.ndarray, whole: np.ndarray) -> int:
@@ -200,6 +210,15 @@ async def tapped(page: Any, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(tap["frames"]), samples
 
 
+def joined(frames: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Blocks in their places, with silence between them, from the first to the last."""
+    size = samples.shape[1]
+    whole = np.zeros(frames[-1] - frames[0] + size, np.float32)
+    for frame, block in zip(frames - frames[0], samples, strict=True):
+        whole[frame : frame + size] = block
+    return whole
+
+
 async def heard(page: Any) -> list[tuple[int, np.ndarray]]:
     """What left for the speaker, as stretches between silences: (frame of the first sample, samples)."""
     frames, samples = await tapped(page, "speaker")
@@ -216,9 +235,12 @@ async def heard(page: Any) -> list[tuple[int, np.ndarray]]:
 
 
 async def begin_sweep(call: StandInCall, response: str) -> np.ndarray:
-    """A response that is a rising tone of 4 s with a word every 100 ms, sent at once: its samples."""
+    """A response that is a rising tone of 4 s with a word every 100 ms, sent at once: its samples.
+
+    At once, and its beginning in one piece, so that a busy machine makes no gap in it.
+    """
     audio = sweep(4, 200, 2500, RATE)
     words = [(at, f" w{at}") for at in range(100, 4000, 100)]
     await call.started(response)
-    await call.deltas(response, audio, words, lead_ms=4000)
+    await call.deltas(response, audio, words, lead_ms=4000, first_ms=400)
     return audio

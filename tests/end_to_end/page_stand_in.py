@@ -125,21 +125,23 @@ class StandInCall:
         words: Sequence[tuple[float, str]] = (),
         start: int = 0,
         lead_ms: float = LEAD_MS,
+        first_ms: int = CHUNK_MS,
     ) -> None:
-        """Audio from sample ``start`` on, paced at real time with a lead of ``lead_ms``.
+        """Audio from sample ``start`` on, paced at real time with a lead of ``lead_ms``, ``first_ms`` in one piece.
 
         ``words`` are (ms at which its sound is complete, text); those before ``start`` are taken as sent.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        size = RATE * CHUNK_MS // 1000
+        size, first = RATE * CHUNK_MS // 1000, RATE * first_ms // 1000
         words = [word for word in words if word[0] * RATE / 1000 > start]
-        for offset in range(start, len(audio), size):
+        for offset in [start, *range(start + first, len(audio), size)]:
             ahead = ms_of(offset - start) - (clock() - began) * 1000
             if ahead > lead_ms:
                 await asyncio.sleep((ahead - lead_ms) / 1000)
-            await self.delta(response, audio[offset : offset + size])
-            while words and words[0][0] <= ms_of(offset + size):
+            end = offset + (first if offset == start else size)
+            await self.delta(response, audio[offset:end])
+            while words and words[0][0] <= ms_of(end):
                 await self.words(response, words.pop(0)[1])
 
     async def delta(self, response: str, audio: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+import soxr
 
 from tests.end_to_end.page_browser import (
     FADE,
@@ -18,9 +19,9 @@ from tests.end_to_end.page_browser import (
     TAPS,
     at,
     begin_sweep,
-    best_offset,
+    found,
     heard,
-    likeness,
+    joined,
     opened,
     rising,
     state,
@@ -52,23 +53,24 @@ async def gateway() -> AsyncIterator[StandIn]:
 async def test_the_microphone_arrives_as_pcm16_at_24_khz(
     browser: Any, gateway: StandIn, scripts: tuple[str, ...]
 ) -> None:
-    """What the server receives is the microphone's signal at 24 kHz, whole, in chunks of 20 ms.
+    """What the server receives is all that entered the page, at 24 kHz, in chunks of 20 ms; and it is the WAV.
 
+    The browser itself drops parts of its microphone on a busy machine, so the WAV is looked for in pieces.
     In the second case the context refuses the microphone at 24 kHz, as Firefox does, and the page resamples.
     """
-    async with opened(browser, at(gateway), *scripts) as page:
+    async with opened(browser, at(gateway), TAPS, *scripts) as page:
         call = await talking(page, gateway)
         await call.until(lambda: call.received_ms > (MIC_ONSET_S + MIC_TONE_S + 0.5) * 1000)
         rate = (await state(page, "sound"))["rate"]
+        entered = joined(*await tapped(page, "microphone"))
     assert rate == (RATE if not scripts else MIC_RATE)
     assert set(call.append_sizes) == {RATE * 20 // 1000 * 2}
-    tone = sweep(MIC_TONE_S, 300, 3000, RATE)
-    heard = call.audio
-    start = best_offset(tone, heard)
-    received = heard[start : start + len(tone)]
-    between = [sweep(MIC_TONE_S, 300, 3000, RATE, shift / 10) for shift in range(-10, 11)]
-    assert max(likeness(tone, received) for tone in between) > 0.999
-    assert np.abs(heard[: start - RATE // 10]).max() < 0.01, "the silence before the tone is not silent"
+    entered = soxr.resample(entered, rate, RATE)[RATE // 10 : RATE * 19 // 10]
+    received = call.audio
+    assert found(entered, received) > 0.999
+    pieces = np.split(sweep(MIC_TONE_S, 300, 3000, RATE), 40)
+    assert np.median([found(piece, received) for piece in pieces]) > 0.99
+    assert np.abs(received[: int(np.argmax(np.abs(received) > 0.1)) - RATE // 10]).max() < 0.01
 
 
 async def test_the_browsers_processing_is_on_for_people(browser: Any, gateway: StandIn) -> None:
@@ -110,15 +112,17 @@ async def test_a_hold_that_is_taken_back_loses_and_repeats_nothing(
         await call.delta("r1", audio[-960:])
         await call.resumed("r1", played["audio_end_ms"])
         position = played["audio_end_ms"] * RATE // 1000
-        await call.deltas("r1", audio, start=position)
+        await call.deltas("r1", audio, start=position, lead_ms=4000, first_ms=400)
         await call.done("r1")
         await page.wait_for_function("bargein.conversation.find(({ id }) => id === 'r1').final")
         await page.wait_for_function("bargein.silent && bargein.floor === 'nobody'")
         rate = (await state(page, "sound"))["rate"]
+        position_at_end = (await state(page, "playedSamples"))["r1"]
         (begun, before), (gone_on, after) = await heard(page)
         [interruption] = await state(page, "interruptions")
         [reply] = [entry for entry in await state(page, "conversation") if entry["id"] == "r1"]
     assert interruption["outcome"] == "resumed"
+    assert position_at_end == pytest.approx(len(audio), abs=2)
     assert reply["cut"] is None and len(reply["breaks"]) == 1
     assert gone_on > begun + len(before)
     before = before[:-FADE]
