@@ -40,6 +40,8 @@ export class Notice {
     if (this.shown === null) return;
     const set = (node, text) => node.textContent !== text && (node.textContent = text);
     this.element.dataset.kind = kind;
+    // A countdown read out every second would drown everything else.
+    this.text.setAttribute("aria-live", kind === "connection" ? "off" : "assertive");
     set(this.title, this.shown.title);
     set(this.text, this.shown.text);
     this.button.hidden = this.shown.label === null;
