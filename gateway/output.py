@@ -51,6 +51,10 @@ class Output:
         self.playback = Playback(outlet.rate, lead)
         self._received = 0
         """Samples of the turn taken so far, at the voice's own rate."""
+        self._saying, self._said = (0, 0), 0
+        """(attempt, sentence) being taken, and how many characters of it."""
+        self._told: dict[int, int] = {}
+        """Sentence -> how many of its characters are here."""
         self._resampler: soxr.ResampleStream | None = None
         self._reported = 0
         self._reported_at = 0.0
@@ -65,6 +69,8 @@ class Output:
         self._received, self._resampler, self._reported = 0, None, 0
         self._fed_at = self._clock()
         self._texts[turn] = []
+        self._saying, self._said = (0, 0), 0
+        self._told.clear()
         while len(self._texts) > REMEMBERED:
             self._texts.popitem(last=False)
 
@@ -84,14 +90,24 @@ class Output:
         if not len(samples) and not event.text:
             return False
         end = event.offset + len(event.pcm) // 2
-        known = end <= self._received
         self._received = max(self._received, end)
         self._fed_at = self._clock()
-        text = [] if known else [(end * 1000 // event.rate, event.text)] if event.text else []
+        fresh = self._fresh(event)
+        text = [(end * 1000 // event.rate, fresh)] if fresh else []
         self._texts[event.turn] += text
         self.playback.push(event.turn, self._resampled(samples, event.rate), text)
         self._wake.set()
         return True
+
+    def _fresh(self, event: SpeechAudio) -> str:
+        """The part of a chunk's text that is not here yet: a voice that was taken over says a sentence's words again,
+        not always at the same sample."""
+        if (event.attempt, event.sentence) != self._saying:
+            self._saying, self._said = (event.attempt, event.sentence), 0
+        start, known = self._said, self._told.get(event.sentence, 0)
+        self._said += len(event.text)
+        self._told[event.sentence] = max(known, self._said)
+        return event.text[max(0, known - start) :]
 
     def finish(self, turn: int) -> None:
         """No more audio of ``turn`` follows."""

@@ -39,7 +39,7 @@ async def test_a_real_question_is_understood_and_answered_aloud(product, tmp_pat
     done = await asyncio.to_thread(run_client, question, "--url", product.extended, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "brooklyn bridge" in done.stdout
-    pcm, rate = soundfile.read(out, dtype="int16")
+    pcm, _ = soundfile.read(out, dtype="int16")
     sounding = pcm[np.abs(pcm) > 0]
     assert loudness(sounding) > 300
     async with Call(product.extended) as call:

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from bus.events import SpeechAudio
+from gateway.output import Output
+
+RATE = 24_000
+CHUNK = 1_200
+
+
+class Listener:
+    """An outlet that collects audio."""
+
+    rate = RATE
+    drops = True
+
+    def __init__(self):
+        self.pcm, self.text = b"", ""
+
+    def audio(self, frame):
+        self.pcm += frame.pcm
+        self.text += frame.text
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def output():
+    clock, reports = Clock(), []
+    made = Output(
+        Listener(), clock, lead=0.2,
+        report=lambda *report: reports.append(report), on_played_out=lambda turn: None, on_starved=lambda turn: None,
+    )  # fmt: skip
+    made.clock, made.reports = clock, reports
+    made.begin(1)
+    return made
+
+
+def chunk(index, *, attempt=1, sentence=0, offset=None, text="", turn=1, rate=RATE):
+    start = index * CHUNK if offset is None else offset
+    pcm = ((start + np.arange(CHUNK)) % 30_000).astype("<i2").tobytes()
+    return SpeechAudio(turn, attempt, index, sentence, start, rate, text, "exact", pcm)
+
+
+def listen(output, until):
+    while output.clock.now < until:
+        while frame := output.playback.pull(output.clock.now):
+            output._outlet.audio(frame)
+        output.clock.now += 0.01
+    return output._outlet
+
+
+def test_audio_of_another_turn_is_dropped_at_the_door(output):
+    """Nothing of a turn that is not the present one gets in, early or late."""
+    assert not output.take(chunk(0, turn=2))
+    assert output.take(chunk(0))
+    output.begin(2)
+    assert not output.take(chunk(1))
+    assert listen(output, 1).pcm == b""
+
+
+def test_a_voice_that_was_taken_over_is_heard_once(output):
+    """The successor says the sentence again from its start; samples and words already here are left out."""
+    words = ["one ", "two ", "three ", "four"]
+    for index, word in enumerate(words[:3]):
+        output.take(chunk(index, text=word))
+    # The second attempt's boundaries lie 100 samples later, as a voice's do that is not the same twice.
+    output.take(chunk(0, attempt=2, offset=0, text="one "))
+    for index in range(1, 4):
+        output.take(chunk(index, attempt=2, offset=100 + index * CHUNK, text=words[index]))
+    output.finish(1)
+    heard = listen(output, 1)
+    assert heard.text == "one two three four"
+    assert len(heard.pcm) == (100 + 4 * CHUNK) * 2
+    assert np.array_equal(np.frombuffer(heard.pcm, "<i2"), np.arange(100 + 4 * CHUNK))
+
+
+def test_the_next_sentence_of_the_same_text_is_not_a_repetition(output):
+    """Two sentences may be alike; only the same sentence of another attempt is the same."""
+    output.take(chunk(0, text="Yes."))
+    output.take(chunk(1, sentence=1, text=" Yes."))
+    output.finish(1)
+    assert listen(output, 1).text == "Yes. Yes."
+
+
+def test_what_was_heard_is_text_and_milliseconds(output):
+    """The words whose sound is complete, and a truncation that comes after the turn's end."""
+    for index, word in enumerate(["one ", "two ", "three "]):
+        output.take(chunk(index, text=word))
+    listen(output, 0.105)
+    assert output.heard() == ("one two", pytest.approx(105, abs=15))
+    output.drop()
+    assert output.text_until(1, 99) == "one"
+    assert output.text_until(7, 99) is None
+
+
+def test_resampled_audio_keeps_its_length(output):
+    """A voice at another rate comes out as long as it was, at the client's rate."""
+    for index in range(20):
+        output.take(chunk(index, rate=22_050))
+    output.finish(1)
+    heard = listen(output, 3)
+    assert len(heard.pcm) // 2 == pytest.approx(20 * CHUNK * RATE / 22_050, abs=50)
