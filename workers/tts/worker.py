@@ -112,7 +112,7 @@ class _Speech:
             if isinstance(event, SpeechEnd) and event.turn == self._lease.turn:
                 return True
             if isinstance(event, SpeechAudio) and event.turn == self._lease.turn and event.sentence >= self._sentence:
-                if event.sentence > self._sentence or self.samples == 0:
+                if event.sentence > self._sentence or self.chunks == 0:
                     self._sentence, self.samples = event.sentence, event.offset
                 self.chunks = event.index + 1
         return False
