@@ -80,7 +80,7 @@ export class Dialogue extends EventTarget {
     },
     "response.created"(event) {
       if (this.held !== null && this.held !== event.response.id) this.supersede(this.held);
-      this.replyOf(event.response.id).turn = this.steps.newestTurn(this.assigned());
+      this.replyOf(event.response.id);
       this.expecting = true;
     },
     "response.output_audio.delta"(event) {
@@ -228,13 +228,15 @@ export class Dialogue extends EventTarget {
     const reply = this.replyOf(id);
     this.held = id;
     const onset = this.sent.timeOf(onsetMs);
-    const interruption = this.interruptions.begin(id, onset, this.utterance);
+    const begun = this.player.receivedOf(id) > 0;
+    const interruption = begun ? this.interruptions.begin(id, onset, this.utterance) : null;
     const { time, position, sounded } = await this.player.hold(id);
     this.send({
       type: "bargein.output.played",
       response_id: id,
       audio_end_ms: Math.floor(position / PER_MS),
     });
+    if (interruption === null) return;
     this.interruptions.silenced(interruption, time, this.player.outputLatency, sounded);
     this.conversation.update(reply.entry, { text: reply.heard(position) });
     this.dispatchEvent(new CustomEvent("held", { detail: interruption }));
@@ -245,7 +247,7 @@ export class Dialogue extends EventTarget {
     this.player.resume(id, startMs);
     this.interruptions.settle(id, "resumed");
     const { entry } = this.replyOf(id);
-    this.conversation.update(entry, { breaks: [...entry.breaks, entry.text.length] });
+    if (entry.text !== "") this.conversation.update(entry, { breaks: [...entry.breaks, entry.text.length] });
   }
 
   /** A held response that had ended before, and the next one begins: it was an interruption. */
@@ -253,11 +255,6 @@ export class Dialogue extends EventTarget {
     this.held = null;
     this.interruptions.settle(id, "confirmed");
     void this.cut(this.replyOf(id));
-  }
-
-  /** The turns whose response is known. */
-  assigned() {
-    return new Set([...this.replies.values()].map((reply) => reply.turn));
   }
 
   /** A step of a turn: find its response, the latest that no other turn has, and its wait. */

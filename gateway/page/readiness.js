@@ -35,14 +35,14 @@ export class Readiness extends EventTarget {
   async ask() {
     try {
       const answer = await fetch("/ready", { cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
-      const { ready, stages } = await answer.json();
-      const names = Object.keys(STAGES);
-      const engines = names.map((stage) => [
-        stage,
-        [...new Set((stages?.[stage] ?? []).map((worker) => worker.engine))],
-      ]);
-      const missing = engines.filter(([, list]) => list.length === 0).map(([stage]) => stage);
-      return { reachable: true, ready: ready === true, missing, engines: Object.fromEntries(engines) };
+      const { ready, stages, missing } = await answer.json();
+      const engines = {};
+      for (const stage of Object.keys(STAGES)) {
+        const workers = stages?.[stage];
+        if (workers) engines[stage] = [...new Set(workers.map((worker) => worker.engine))];
+      }
+      const without = Object.keys(engines).filter((stage) => engines[stage].length === 0);
+      return { reachable: true, ready: ready === true, missing: missing ?? without, engines };
     } catch {
       return { reachable: false, ready: false, missing: [], engines: this.state.engines };
     }

@@ -8,26 +8,20 @@ export class Steps {
   constructor() {
     this.turns = new Map();
     this.speechEnds = [];
+    this.texts = [];
   }
 
   /**
-   * Note one event. The first moment of a step in a turn counts, except for the end of speech.
+   * Note one event. The first moment of a step in a turn counts. The end of speech and the final text carry the
+   * turn before the one that they lead to, or the one that they interrupt, so those are matched by time.
    * @param {{turn: number, step: string, at_ms: number}} event
    */
   record({ turn, step, at_ms: at }) {
     if (step === "end_of_speech") this.speechEnds.push(at);
+    if (step === "final_text") this.texts.push(at);
     const moments = this.turns.get(turn) ?? {};
-    if (!(step in moments) || step === "final_text") moments[step] = at;
+    if (!(step in moments)) moments[step] = at;
     this.turns.set(turn, moments);
-  }
-
-  /**
-   * The highest turn that any step named, unless `known` has it; null when there is none.
-   * @param {Set<number>} known
-   */
-  newestTurn(known) {
-    const newest = Math.max(0, ...this.turns.keys());
-    return newest === 0 || known.has(newest) ? null : newest;
   }
 
   /**
@@ -43,10 +37,8 @@ export class Steps {
     if (firstAudio === undefined) return null;
     const start = this.speechEnds.findLast((at) => at <= firstAudio);
     if (start === undefined) return null;
-    const earlier = this.turns.get(turn - 1) ?? {};
-    const words = moments.final_text ?? earlier.final_text ?? start;
     const sentence = Math.max(start, Math.min(moments.first_sentence ?? firstAudio, firstAudio));
-    const known = Math.max(start, Math.min(words, sentence));
+    const known = Math.max(start, this.texts.findLast((at) => at <= sentence) ?? start);
     return {
       total: firstAudio - start,
       hearing: known - start,

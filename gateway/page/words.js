@@ -44,7 +44,7 @@ export const FLOOR = {
 export function readiness({ reachable, ready, missing }) {
   if (ready || reachable === null) return null;
   if (!reachable) return ["The server cannot be reached", "This page keeps trying."];
-  const names = missing.map((stage) => STAGES[stage]);
+  const names = missing.map((stage) => STAGES[stage] ?? stage);
   const list = names.length > 0 ? `Still missing: ${names.join(", ")}.` : "It is still starting.";
   return ["The server is not ready", `${list} This page notices when that changes.`];
 }
