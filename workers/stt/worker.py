@@ -194,9 +194,9 @@ class _Session:
 
     async def _final(self) -> None:
         ear = self._ear
-        pcm = ear.take()
         if (ear.utterance, ear.revision) in self._finished:
-            return
+            return  # its audio is fed with what follows, should the utterance go on
+        pcm = ear.take()
         error = ""
         try:
             if pcm:
