@@ -77,6 +77,12 @@ async def test_a_word_is_told_when_its_sound_is_complete(engine):
     assert abs(third - alone) < 0.35
 
 
+async def test_text_is_told_in_whole_words(engine):
+    """A number that is spoken as several words is told when all of it was said."""
+    told = [chunk.text for chunk in await say(engine, "It opened on May 24, 1883, at 12:30.") if chunk.text]
+    assert told == ["It ", "opened ", "on ", "May ", "24, ", "1883, ", "at ", "12:30."]
+
+
 async def test_a_cancel_stops_within_the_synthesis(engine):
     """No chunk comes after the cancel, and the library is free for the next sentence at once."""
     token = CancelToken("s0-abcdef", 1)

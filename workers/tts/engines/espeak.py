@@ -92,8 +92,10 @@ class _Synthesis:
         index = 0
         while events[index].type:
             event = events[index]
-            if event.type == _WORD:
-                self.words.append((event.audio_position * self.rate // 1000, event.text_position - 1))
+            at = event.text_position - 1
+            # A number is several words to the library ("twenty", "four"); the text is only cut between words of its own.
+            if event.type == _WORD and (at <= 0 or self.text[at - 1 : at].isspace()):
+                self.words.append((event.audio_position * self.rate // 1000, at))
             index += 1
         if audio and count > 0:
             self.pcm += ctypes.string_at(audio, count * 2)
