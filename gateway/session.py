@@ -103,8 +103,8 @@ class Session:
 
     @property
     def now(self) -> float:
-        """Seconds since the session began."""
-        return self._loop.time() - self._born
+        """Seconds since the session began, to the microsecond."""
+        return round(self._loop.time() - self._born, 6)
 
     # -- life
 
