@@ -1,10 +1,12 @@
 /**
- * Every time the caller spoke over the assistant, in one connection: from onset to silence in milliseconds, and what became of it.
+ * Every time the caller spoke over the assistant, in one connection: from onset to silence in milliseconds, and what
+ * became of it.
  *
- * Both ends are measured here, on the audio context's clock: the onset is the moment at which the sample that the
- * server names entered the page, silence the moment at which the first silent sample left it, plus the output latency
- * that the browser states (0 where it states none). What the sound card adds on the microphone's side is not known to
- * any page and not in the number.
+ * Both ends are measured here, on the audio context's clock. The onset is the moment at which the sample where the
+ * server's detector found speech entered the page; a voice's first sound is earlier, by 50 ms in the median and 112 ms
+ * in the 90th percentile of the detector. Silence is the moment at which the first silent sample left the page, plus
+ * the output latency that the browser states (0 where it states none). What the sound card adds on the microphone's
+ * side is not known to any page and not in the number.
  */
 
 export class Interruptions {

@@ -43,7 +43,8 @@ function speech(entry) {
   if (entry.kind === "caller") line.append(entry.failed ? "This was not understood." : entry.text);
   else line.append(...withBreaks(entry.text, entry.breaks));
   if (entry.cut != null) {
-    line.append(spoken("cut-mark", "cut off here"), make("span", "cut-label", `cut off at ${duration(entry.cut)}`));
+    const label = make("span", "cut-label", `cut off at ${duration(entry.cut)}`);
+    line.append(make("span", "cut", spoken("cut-mark", "cut off here"), label));
   }
   const parts = [make("p", "who", SPEAKERS[entry.kind]), line];
   if (entry.failed && entry.kind === "assistant") {
@@ -70,7 +71,7 @@ function latency({ total, ...parts }) {
 }
 
 function interruption(entry, startedAt) {
-  const detail = entry.silentAlready ? "it was silent already" : "from onset to silence";
+  const detail = entry.silentAlready ? "it was silent already" : "from detected speech to silence";
   const moment = make("p", "moment", `Interrupted at ${clock(entry.at - startedAt)} `, make("span", "", detail));
   const words = OUTCOMES[entry.outcome] + (entry.late ? " late" : "");
   const outcome = make("span", `outcome ${entry.outcome}`, words);
