@@ -302,11 +302,12 @@ class Session:
         self.stagehand.finished(event.turn, "llm")
         if not self._is_live(event.turn):
             return
-        if event.reason == "failed" and not event.sentences:
-            self._fail(event.turn, "llm", event.error)
-        elif event.reason == "failed":
+        # What there is of a failed answer is spoken to its end; without a voice there is nothing to wait for.
+        if event.reason == "failed" and event.sentences and not self.profile.text_only:
             self._failures[event.turn] = event.error
-        if self.profile.text_only or (event.reason != "failed" and not event.sentences):
+        elif event.reason == "failed":
+            self._fail(event.turn, "llm", event.error)
+        elif self.profile.text_only or not event.sentences:
             self.feed(inputs.TextComplete(self.now, event.turn))
 
     @_hear.register
