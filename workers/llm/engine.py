@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bus.cancel import CancelToken
+from workers.engines import EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,28 @@ class Message:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What an engine saw of a generation after its stream was closed: ``detail`` in words for the record.
+
+    ``idle`` is true only when the server itself showed that it no longer works on it.
+    """
+
+    idle: bool
+    detail: str
+
+
+class ContextTooLong(EngineError):
+    """The server refused the prompt for its length, before the first word: a shorter one may succeed."""
+
+
 class LlmEngine(Protocol):
-    """One model server. Constructed once per process; checks what it can in ``load``."""
+    """One model server. Constructed once per process; checks what it can in ``load``.
+
+    An engine that can see whether its server has really stopped also offers ``async confirm_stopped(cancel) ->
+    Observed``: called once after the iterator of a cancelled turn was closed, with the token that ``reply`` was
+    given. It has limits of its own, raises nothing, and is never waited for by another turn.
+    """
 
     name: str
     capacity: int
@@ -29,5 +50,6 @@ class LlmEngine(Protocol):
         """Stream the answer as text deltas of any size.
 
         Closing the iterator must stop the generation at its source before ``aclose`` returns. Raises EngineError
-        when the model fails, stalls or refuses; what was yielded before stands.
+        when the model fails, stalls or refuses; what was yielded before stands. Raises ContextTooLong when the
+        prompt is longer than the model takes. ``cancel`` names the session and the turn.
         """
