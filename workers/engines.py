@@ -4,9 +4,9 @@ import importlib
 from typing import Any
 
 BUILT_IN = {
-    "stt": {"pocketsphinx": "workers.stt.engines.pocketsphinx:PocketSphinx"},
+    "stt": {"pocketsphinx": "workers.stt.engines.pocketsphinx:PocketSphinx", "http": "workers.stt.engines.http:Http"},
     "llm": {"demo": "workers.llm.engines.demo:Demo", "openai": "workers.llm.engines.openai:OpenAI"},
-    "tts": {"espeak": "workers.tts.engines.espeak:Espeak"},
+    "tts": {"espeak": "workers.tts.engines.espeak:Espeak", "http": "workers.tts.engines.http:Http"},
 }
 
 

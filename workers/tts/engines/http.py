@@ -1,0 +1,231 @@
+"""Any server with OpenAI's ``POST /v1/audio/speech``: one request a sentence, its answer passed on as it comes.
+
+Asked for ``pcm``: 16-bit mono little-endian without a header, at TTS_HTTP_RATE unless the content type names a rate. A
+WAV of 16-bit mono is taken too, recognised by its header; its rate is converted to TTS_HTTP_RATE. Anything else is
+refused. The interface knows no language: the voice implies it. A cancel closes the connection, which is how such a
+server is told to stop, and what it still sends is never read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import Field, SecretStr
+
+from bus.cancel import CancelToken
+from bus.settings import BusSettings, load
+from workers.engines import EngineError
+from workers.tts.engine import Chunk
+from workers.tts.engines.http_sound import HttpSound, Refused
+from workers.tts.engines.http_words import HttpWords
+
+log = logging.getLogger(__name__)
+
+PATH = "/audio/speech"
+CHUNK_MS = 60
+CONNECT_S = 5.0
+RETRY_S = 0.25
+"""Seconds between the two attempts."""
+REASON_LIMIT = 1 << 14
+"""Bytes of an error that are read."""
+
+T = TypeVar("T")
+
+
+class HttpSettings(BusSettings):
+    """Where the voice is, and how long it may take."""
+
+    tts_url: str = Field(default="", repr=False)
+    """The server's address, with or without ``/v1``."""
+    tts_model: str = "tts-1"
+    tts_voice: str = ""
+    """The voice of sessions that choose none; empty: ``alloy``, which such servers know."""
+    tts_api_key: SecretStr = SecretStr("")
+    tts_api_key_file: Path | None = None
+    """A file whose first word is the key; used when TTS_API_KEY is empty."""
+    tts_http_rate: int = Field(default=24_000, ge=8000, le=48_000)
+    """Samples per second of ``pcm`` answers, and of every chunk."""
+    tts_first_audio_s: float = Field(default=10.0, gt=0, le=600)
+    """From the request to the first audio, a second attempt included."""
+    tts_stall_s: float = Field(default=5.0, gt=0, le=600)
+    """Between two pieces of audio, while one is waited for."""
+    tts_capacity: int = Field(default=32, ge=1, le=1000)
+    """How many turns one worker speaks at once."""
+
+
+class Http:
+    """Implements ``workers.tts.engine.TtsEngine``. Its voices are the server's: ``voices`` is empty."""
+
+    name = "http"
+    voices: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.settings = load(HttpSettings)
+        self.rate = self.settings.tts_http_rate
+        self.capacity = self.settings.tts_capacity
+        self._client: httpx2.AsyncClient | None = None
+        self._key = ""
+
+    async def load(self) -> None:
+        """Make the client. A server that is down now is asked again at the next sentence. Raises EngineError."""
+        address, self._key = _address(self.settings.tts_url), _key(self.settings)
+        self._client = httpx2.AsyncClient(
+            base_url=address,
+            headers={"authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx2.Timeout(None, connect=CONNECT_S),
+            limits=httpx2.Limits(max_connections=None),
+        )
+        log.info("sentences are spoken by %s at %s", self.settings.tts_model, address)
+
+    async def speak(self, text: str, voice: str, language: str, cancel: CancelToken) -> AsyncIterator[Chunk]:
+        """Speak one sentence; see ``workers.tts.engine``. One retry where no chunk of it has left."""
+        cancel.check()
+        if not any(character.isalnum() for character in text):
+            yield Chunk(b"", text, exact=False)  # such servers answer nothing, or an error
+            return
+        due = asyncio.get_running_loop().time() + self.settings.tts_first_audio_s
+        for attempt in (1, 2):
+            said = False
+            try:
+                async with aclosing(self._attempt(text, voice, cancel, due)) as chunks:
+                    async for chunk in chunks:
+                        cancel.check()
+                        said = True
+                        yield chunk
+                return
+            except EngineError as error:
+                late = asyncio.get_running_loop().time() + RETRY_S >= due
+                if said or attempt == 2 or late or isinstance(error, Refused):
+                    raise
+                log.warning("no audio came; asked once more: %s", error)
+            await _until(asyncio.sleep(RETRY_S), due, cancel)
+
+    async def _attempt(self, text: str, voice: str, cancel: CancelToken, due: float) -> AsyncGenerator[Chunk, None]:
+        """One request. ``due`` is the loop's time by which the first audio must have come."""
+        if self._client is None:
+            raise Refused("TTS_ENGINE=http was not loaded")
+        settings, loop = self.settings, asyncio.get_running_loop()
+        asked = {
+            "model": settings.tts_model,
+            "input": text,
+            "voice": voice or settings.tts_voice or "alloy",
+            "response_format": "pcm",
+        }
+        size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), HttpWords(text)
+        waiting, limit = "any audio", settings.tts_first_audio_s
+        try:
+            async with AsyncExitStack() as stack:
+                opening = stack.enter_async_context(self._client.stream("POST", PATH, json=asked))
+                answer = await _until(opening, due, cancel)
+                pieces = await stack.enter_async_context(aclosing(answer.aiter_bytes()))
+                if answer.status_code != 200:
+                    raise await self._refusal(answer, pieces, text, due, cancel)
+                sound = HttpSound(answer.headers, self.rate)
+                piece: bytes | None = b""
+                while piece is not None:
+                    piece = await _until(anext(pieces, None), due, cancel)
+                    pcm += sound.take(piece) if piece is not None else sound.finish()
+                    # A chunk is kept until the next has begun, so that the last one can carry what text remains.
+                    while len(pcm) > size:
+                        samples += size // 2
+                        told = words.until(samples / self.rate, sound.seconds)
+                        yield Chunk(bytes(pcm[:size]), told, exact=False)
+                        del pcm[:size]
+                    if pcm:
+                        waiting, limit = "more audio", settings.tts_stall_s
+                        due = loop.time() + limit
+                if not pcm:
+                    raise EngineError("the voice server sent no audio")
+        except TimeoutError as error:
+            raise Refused(f"the voice server did not send {waiting} within {limit:g} s") from error
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            reason = f"{type(error).__name__} {str(error)[:200]}".strip()
+            raise EngineError(f"the connection to the voice server failed: {reason}") from error
+        yield Chunk(bytes(pcm), words.rest(), exact=False)
+
+    async def _refusal(
+        self, answer: httpx2.Response, pieces: AsyncGenerator[bytes, None], text: str, due: float, cancel: CancelToken
+    ) -> EngineError:
+        body = b""
+        while len(body) < REASON_LIMIT and (piece := await _until(anext(pieces, None), due, cancel)) is not None:
+            body += piece
+        kind = EngineError if answer.status_code >= 500 else Refused
+        reason = _reason(body, answer.reason_phrase).replace(self._key or "\0", "***").replace(text, "...")[:200]
+        return kind(f"the voice server answered {answer.status_code}: {reason}")
+
+
+async def _until(step: Awaitable[T], due: float, cancel: CancelToken) -> T:
+    """The result of ``step``, which has ended when this returns or raises.
+
+    Raises TimeoutError at the loop's time ``due``, and Cancelled as soon as the turn is cancelled.
+    """
+    doing = asyncio.ensure_future(step)
+    cancelled = asyncio.ensure_future(cancel.wait())
+    try:
+        limit = max(0.0, due - asyncio.get_running_loop().time())
+        await asyncio.wait({doing, cancelled}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        in_time = doing.done()
+    finally:
+        cancelled.cancel()
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait({doing})
+    if in_time:
+        return doing.result()
+    if not doing.cancelled():
+        doing.exception()  # how it ended no longer matters
+    cancel.check()
+    raise TimeoutError
+
+
+def _address(url: str) -> str:
+    """``url`` ending in ``/v1``. Raises EngineError, which never shows what may be a secret."""
+    secretive = any(sign in url for sign in "@?#")
+    try:
+        parts = httpx2.URL(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.host) and not secretive
+    except httpx2.InvalidURL:
+        valid = False
+    if not valid:
+        raise EngineError(
+            f"TTS_URL={'(hidden)' if secretive else url[:80]}: expected http://host:port/v1, without user, password "
+            "or query; a key goes into TTS_API_KEY_FILE"
+        )
+    return url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + "/v1"
+
+
+def _key(settings: HttpSettings) -> str:
+    """The key, "" for none. Raises EngineError when it cannot be one, or its file has none."""
+    key, file, source = settings.tts_api_key.get_secret_value(), settings.tts_api_key_file, "TTS_API_KEY"
+    if not key and file is not None:
+        source = f"TTS_API_KEY_FILE={file}"
+        try:
+            key = next(iter(file.read_text().split()), "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise EngineError(f"{source}: cannot be read: {type(error).__name__}") from error
+        if not key:
+            raise EngineError(f"{source}: is empty; expected the key")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise EngineError(f"{source}: expected a key of printable ASCII characters without spaces")
+    return key
+
+
+def _reason(body: bytes, otherwise: str) -> str:
+    """The message in an error's JSON, wherever such servers put it; nothing that they quote of the request."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return otherwise
+    while not isinstance(said, str):
+        if isinstance(said, dict):
+            said = next((said[name] for name in ("error", "message", "detail", "msg") if said.get(name)), otherwise)
+        else:
+            said = said[0] if isinstance(said, list) and said else otherwise
+    return " ".join(said.split())
