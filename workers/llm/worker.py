@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from bus.cancel import CancelToken
-from bus.events import ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bus.cancel import Cancelled, CancelToken
+from bus.events import ReplyEnd, Sentence, Stopped, ToolCall, TurnOffer
 from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.settings import load
+from bus.streams import Bus
 from workers.engines import EngineError
-from workers.llm.engine import Message
+from workers.llm.engine import ContextTooLong, Message
+from workers.llm.prompt import ContextSettings, Prompts, halved
 from workers.llm.sentences import SentenceSplitter
 from workers.process import main
-from workers.runtime import Worker, Writer, until_cancelled
+from workers.runtime import Life, Worker, Writer, until_cancelled
 
 log = logging.getLogger(__name__)
+
+SUMMARY_S = 5.0
+"""Seconds that a turn waits for the summary of what left its prompt."""
+
+
+class FallbackSettings(BaseSettings):
+    """What is said when a turn fails before anything was said."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore")
+
+    fallback_text: str = "Sorry, I lost my train of thought. Please say that again."
+    """One sentence. Empty: nothing is said; here an empty value does not count as absent."""
 
 
 class LlmWorker(Worker):
     """Answers turns. Its engine is an ``LlmEngine``."""
 
     stage: ClassVar[str] = "llm"
+
+    def __init__(
+        self,
+        bus: Bus,
+        engine: Any,
+        life: Life | None = None,
+        *,
+        fallback: str | None = None,
+        context: ContextSettings | None = None,
+    ) -> None:
+        """``fallback`` and ``context`` are taken from the environment when they are None."""
+        super().__init__(bus, engine, life)
+        self.fallback = (load(FallbackSettings).fallback_text if fallback is None else fallback).strip()
+        self.prompts = Prompts(context or load(ContextSettings))
 
     async def serve(self, lease: Lease, token: CancelToken) -> None:
         """Answer a turn; a cancelled one is stopped at its source and acknowledged."""
@@ -33,13 +67,34 @@ class LlmWorker(Worker):
             return
         took = await until_cancelled(token, answer.write())
         if took is not None:
-            ack = Stopped(lease.turn, self.stage, "stopped", took=took, tokens=answer.tokens, last=answer.sentences - 1)
+            ack = Stopped(
+                lease.turn, self.stage, "stopped", took, tokens=answer.tokens, last=answer.sentences - 1,
+                detail="stream closed",
+            )  # fmt: skip
+            if not hasattr(self.engine, "confirm_stopped"):
+                self.acknowledge(lease, ack)
+                return
+            # Beside the serving: watching a server stop takes up no capacity, so it delays no other turn.
+            watching = asyncio.create_task(self._confirm(lease, token, ack))
+            self._serving.add(watching)
+            watching.add_done_callback(self._serving.discard)
+
+    async def _confirm(self, lease: Lease, token: CancelToken, ack: Stopped) -> None:
+        """Acknowledge with what the engine saw of its server's stop; ``took`` is until idle, else until closed."""
+        loop = asyncio.get_running_loop()
+        closed = loop.time()
+        try:
+            seen = await self.engine.confirm_stopped(token)
+            idle = (loop.time() - closed) * 1000 if seen.idle else 0.0
+            ack = replace(ack, detail=seen.detail, took=ack.took + idle)
+        except Exception:
+            log.exception("turn %d of %s: cannot see whether the model stopped", lease.turn, lease.session)
+        finally:
             self.acknowledge(lease, ack)
 
     async def give_up(self, lease: Lease, error: str) -> None:
         """Tell the session that the turn has no answer, or no more of one."""
-        end = ReplyEnd(lease.turn, lease.fence, "failed", 0, error=error)
-        await self.bus.post_guarded(lease.session, "reply", end, stage=self.stage, turn=lease.turn, fence=lease.fence)
+        await _Answer(self, lease, CancelToken(lease.session, lease.turn)).abandon(error)
 
 
 class _Answer:
@@ -48,6 +103,8 @@ class _Answer:
     def __init__(self, worker: LlmWorker, lease: Lease, token: CancelToken) -> None:
         self.sentences = 0
         self.tokens = 0
+        self._language = "en-US"
+        self._splitter = SentenceSplitter(self._language)
         self._worker = worker
         self._lease = lease
         self._token = token
@@ -61,25 +118,67 @@ class _Answer:
         offer = lease.offer
         assert isinstance(offer, TurnOffer)
         config = await bus.config(lease.session)
-        language = config.get("language", "en-US")
-        messages = prompt(
-            offer.instructions or config.get("instructions", ""), await read(bus, lease.session, offer.history)
-        )
-        splitter = SentenceSplitter(language)
+        self._language = config.get("language", self._language)
+        self._splitter = SentenceSplitter(self._language)
+        instructions = offer.instructions or config.get("instructions", "")
+        conversation = await read(bus, lease.session, offer.history)
         try:
-            async with aclosing(self._worker.engine.reply(messages, language, self._token)) as deltas:
-                async for delta in deltas:
-                    self.tokens += 1
-                    for sentence in splitter.push(delta):
-                        self._sentence(sentence)
-            for sentence in splitter.finish():
-                self._sentence(sentence)
+            messages = await self._worker.prompts.build(lease.session, instructions, conversation, self._ask)
+            try:
+                await self._generate(messages)
+            except ContextTooLong as error:
+                shorter = halved(messages)
+                if self.tokens or len(shorter) == len(messages):
+                    raise
+                log.warning("turn %d of %s: asked again with half the history: %s", lease.turn, lease.session, error)
+                await self._generate(shorter)
+            self._flush()
             self._end("done")
         except EngineError as error:
             log.error("turn %d of %s: %s", lease.turn, lease.session, error)
-            for sentence in splitter.finish():
-                self._sentence(sentence)
-            self._end("failed", str(error))
+            self._fail(str(error))
+        except Cancelled:
+            raise
+        except Exception as error:
+            log.exception("turn %d of %s failed", lease.turn, lease.session)
+            self._fail(f"{type(error).__name__}: {error}")
+
+    async def abandon(self, error: str) -> None:
+        """End the turn as failed, unless a worker before this one has ended it."""
+        if not await self._resolved():
+            self._fail(error)
+        if self._writer.last is not None:
+            await self._writer.last
+
+    async def _generate(self, messages: Sequence[Message]) -> None:
+        async with aclosing(self._worker.engine.reply(messages, self._language, self._token)) as deltas:
+            async for delta in deltas:
+                self.tokens += 1
+                for sentence in self._splitter.push(delta):
+                    self._sentence(sentence)
+
+    async def _ask(self, messages: Sequence[Message], longest: int) -> str:
+        """Ask the model for at most ``longest`` characters. Raises EngineError.
+
+        As a session of its own, so that a server which keeps a cache per session keeps the conversation's.
+        """
+        token = CancelToken(f"{self._lease.session}:summary", self._lease.turn)
+        self._token.on_cancel(token.cancel)
+        text = ""
+        try:
+            async with (
+                asyncio.timeout(SUMMARY_S),
+                aclosing(self._worker.engine.reply(messages, self._language, token)) as deltas,
+            ):
+                async for delta in deltas:
+                    text += delta
+                    if len(text) >= longest:
+                        break
+        except TimeoutError as error:
+            raise EngineError(f"it was not ready within {SUMMARY_S:g} s") from error
+        if not text.strip():
+            raise EngineError("it was empty")
+        return text
 
     async def _resolved(self) -> bool:
         """Whether a worker before this one has got so far that nothing may be generated again."""
@@ -94,6 +193,17 @@ class _Answer:
             return True
         return False
 
+    def _flush(self) -> None:
+        for sentence in self._splitter.finish():
+            self._sentence(sentence)
+
+    def _fail(self, error: str) -> None:
+        """End the turn as failed after what was said; when that is nothing, after the fallback."""
+        self._flush()
+        if not self.sentences and self._worker.fallback:
+            self._sentence(self._worker.fallback)
+        self._end("failed", error)
+
     def _sentence(self, text: str) -> None:
         lease = self._lease
         self._writer.write("reply", Sentence(lease.turn, lease.fence, self.sentences, text))
@@ -103,15 +213,6 @@ class _Answer:
         lease = self._lease
         end = ReplyEnd(lease.turn, lease.fence, reason, self.sentences, self.tokens, error)
         self._writer.write("reply", end)
-
-
-def prompt(instructions: str, conversation: list[Said]) -> list[Message]:
-    """The messages for the model: the instructions, then the conversation as it was heard."""
-    messages = [Message("system", instructions)] if instructions else []
-    for said in conversation:
-        if said.role in ("system", "user", "assistant") and said.name != "backchannel":
-            messages.append(Message(said.role, said.text))
-    return messages
 
 
 if __name__ == "__main__":
