@@ -188,8 +188,12 @@ class Worker(ABC):
 
     async def _reclaim(self, shard: int) -> None:
         await asyncio.sleep(self.life.lease / 4)
-        if self.draining.is_set() or self._free.locked():
-            return
+        # A worker that died leaves many claims: they are taken over without a pause between them.
+        while not self.draining.is_set() and not self._free.locked() and await self._take_over(shard):
+            pass
+
+    async def _take_over(self, shard: int) -> bool:
+        """Take over one claim that has expired; whether there was one."""
         await self._free.acquire()
         lease = None
         try:
@@ -201,6 +205,7 @@ class Worker(ABC):
         if lease is not None:
             log.warning("%s takes over turn %d of %s (fence %d)", self.name, lease.turn, lease.session, lease.fence)
             self._begin(lease)
+        return lease is not None
 
     def _begin(self, lease: Lease) -> None:
         self._leases[lease.key, lease.entry] = lease

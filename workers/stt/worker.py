@@ -78,6 +78,11 @@ class Ear:
             skip = max(0, started.offset - offset) * 2
             self.unfed += pcm[skip:]
 
+    def cut(self, offset: int) -> None:
+        """What arrived from sample ``offset`` on is not this utterance's."""
+        if self.end > offset:
+            del self.unfed[-(self.end - offset) * 2 :]
+
     def take(self) -> bytes:
         """What is to be fed now."""
         pcm = bytes(self.unfed)
@@ -180,6 +185,7 @@ class _Session:
             ear.revision = event.revision
             ear.open = False
             if not self._streaming:
+                ear.cut(event.offset)
                 await self._final()
 
     async def _feed(self) -> None:
