@@ -122,6 +122,8 @@ class Session:
 
     async def close(self) -> None:
         """End the session: cancel what is live, tell the recogniser, let go of the keys."""
+        # A text that is still on its way is kept in the history, and answered by nobody.
+        self.state = replace(self.state, asked=None, rules=replace(self.state.rules, respond=False))
         self.feed(inputs.CancelAsked(self.now, 0, "session_ended"))
         self.microphone.hang_up()
         try:
