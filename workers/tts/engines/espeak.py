@@ -1,252 +1,350 @@
-"""The espeak-ng voice, from the ``espeakng-loader`` wheel: small, robotic, quick, and exact about its words.
+"""The embedded voice: eSpeak NG, from the wheel ``espeakng-loader``, through ctypes.
 
-libespeak-ng 1.52 is licensed GPL-3.0-or-later. It is loaded at run time through ctypes, in this process only.
+The library is GPL-3.0-or-later; it is loaded when this engine is, and no part of it is part of this project.
 
-Measured (2 shared cores): first chunk after 0.1 to 8 ms, 0.006 s of work per second of speech, a cancel within the
-synthesis takes effect after 0.6 ms (median). The library's state is global: one thread, one synthesis at a time. The
-same sentence differs from one time to the next by some milliseconds: the library keeps the phase of its oscillators.
+Output is 22,050 Hz mono 16-bit. Alignment is exact: eSpeak names the sample at which each word begins, and a word is
+complete where the next one begins. A word that eSpeak reads as several ("1883") is complete with the last of them.
+The same sentence does not give the same samples twice.
+
+eSpeak's state is global to the process. One thread does all of its work, which is the lock on it; a sentence takes a
+few milliseconds. Its callback asks every 60 ms of audio whether to go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
-from collections.abc import AsyncIterator
+import unicodedata
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from ctypes import POINTER, c_char, c_char_p, c_int, c_short, c_size_t, c_ubyte, c_uint, c_void_p
+from pathlib import Path
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
 
 from bus.cancel import CancelToken
-from bus.settings import BusSettings, load
+from bus.settings import BusSettings, problems
 from workers.engines import EngineError
 from workers.tts.engine import Chunk
 
-log = logging.getLogger(__name__)
-
-BUFFER_MS = 20
 CHUNK_MS = 60
-_SYNCHRONOUS = 2
-_DONT_EXIT = 0x8000
-_UTF8 = 1
-_RATE = 1
-_WORD = 1
-_ABORT = 1
+"""How long a chunk may be, and eSpeak's own buffer, which cannot be shorter."""
+PAUSE_MS = 200
+"""Silence after a sentence with words in it: eSpeak leaves the pause after the last one out."""
+
+# Constants of speak_lib.h.
+SYNCHRONOUS = 2
+DONT_EXIT = 0x8000
+CHARS_UTF8 = 1
+RATE = 1
+WORD = 1
+GO_ON, ABORT = 0, 1
 
 
-class EspeakSettings(BusSettings):
-    """How fast it speaks."""
-
-    tts_rate_wpm: int = Field(default=175, ge=80, le=450)
+class _Id(ctypes.Union):
+    _fields_: ClassVar = [("number", c_int), ("name", c_char_p), ("string", c_char * 8)]
 
 
 class _Event(ctypes.Structure):
-    """espeak_EVENT of speak_lib.h: positions in characters from 1, audio positions in ms."""
+    """espeak_EVENT: ``position`` counts characters from 1, ``sample`` samples from the start of the synthesis."""
 
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
-    )
+    _fields_: ClassVar = [
+        ("type", c_int),
+        ("unique_identifier", c_uint),
+        ("position", c_int),
+        ("length", c_int),
+        ("ms", c_int),
+        ("sample", c_int),
+        ("user_data", c_void_p),
+        ("id", _Id),
+    ]
 
 
 class _Voice(ctypes.Structure):
-    """The head of espeak_VOICE of speak_lib.h."""
+    """espeak_VOICE: ``languages`` is a list of (priority byte, zero-terminated tag), ended by a zero priority."""
 
-    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_char_p), ("identifier", ctypes.c_char_p))
+    _fields_: ClassVar = [
+        ("name", c_char_p),
+        ("languages", c_void_p),
+        ("identifier", c_char_p),
+        ("gender", c_ubyte),
+        ("age", c_ubyte),
+        ("variant", c_ubyte),
+        ("xx1", c_ubyte),
+        ("score", c_int),
+        ("spare", c_void_p),
+    ]
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(c_int, POINTER(c_short), c_int, POINTER(_Event))
+
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
 
 
-@dataclass(slots=True)
-class _Synthesis:
-    """One sentence on its way through the library, filled in by the library's thread."""
+class Settings(BaseSettings):
+    """What the environment says: ``TTS_RATE_WPM`` words a minute, ``TTS_CAPACITY`` turns one process speaks at once."""
 
-    text: str
-    rate: int
-    cancel: CancelToken
-    loop: asyncio.AbstractEventLoop
-    chunks: asyncio.Queue[Chunk | None] = field(default_factory=asyncio.Queue)
-    abandoned: bool = False
-    failure: BaseException | None = None
-    pcm: bytearray = field(default_factory=bytearray)
-    samples: int = 0
-    """Samples that have left in chunks."""
-    told: int = 0
-    """Characters of the text that have left with chunks."""
-    words: list[tuple[int, int]] = field(default_factory=list)
-    """(sample, character) at which each word begins."""
+    model_config = BusSettings.model_config
 
-    def hear(self, audio: Any, count: int, events: Any) -> int:
-        """Take what the library made; whether it shall stop."""
-        if self.abandoned or self.cancel.cancelled:
-            return _ABORT
+    tts_rate_wpm: int = Field(default=175, ge=80, le=450)
+    tts_capacity: int = Field(default=8, ge=1, le=256)
+
+
+class Library:
+    """The loaded library. Everything in it belongs to the engine's thread."""
+
+    _loaded: ClassVar[Library | None] = None
+
+    @classmethod
+    def get(cls) -> Library:
+        """The process's one library, loaded on first use. Raises EngineError."""
+        if cls._loaded is None:
+            cls._loaded = Library()
+        return cls._loaded
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        data = espeakng_loader.get_data_path()
+        try:
+            self._lib: Any = ctypes.CDLL(espeakng_loader.get_library_path())
+        except OSError as error:
+            raise EngineError(f"libespeak-ng cannot be loaded: {error}; reinstall espeakng-loader") from error
+        lib = self._lib
+        lib.espeak_Initialize.argtypes = [c_int, c_int, c_char_p, c_int]
+        lib.espeak_SetVoiceByName.argtypes = [c_char_p]
+        lib.espeak_SetParameter.argtypes = [c_int, c_int, c_int]
+        lib.espeak_ListVoices.argtypes = [c_void_p]
+        lib.espeak_ListVoices.restype = POINTER(POINTER(_Voice))
+        lib.espeak_Synth.argtypes = [c_char_p, c_size_t, c_uint, c_int, c_uint, c_uint, c_void_p, c_void_p]
+        lib.espeak_SetSynthCallback.argtypes = [_Callback]
+        self.rate: int = lib.espeak_Initialize(SYNCHRONOUS, CHUNK_MS, data.encode(), DONT_EXIT)
+        if self.rate <= 0:
+            raise EngineError(f"espeak cannot use its data in {data} (a path of 160 characters or more is too long)")
+        self._take: Callable[[bytes, list[tuple[int, int]]], bool] | None = None
+        self._error: BaseException | None = None
+        self._callback = _Callback(self._on_audio)
+        lib.espeak_SetSynthCallback(self._callback)
+        self.languages: dict[str, str] = {}
+        """The voice that speaks each language tag best."""
+        self.names: dict[str, str] = {}
+        """Every voice's name, by its lower-case form."""
+        self._list_voices()
+        self.variants = frozenset(file.name for file in (Path(data) / "voices" / "!v").glob("*"))
+
+    def synthesise(
+        self, text: str, voice: str, rate: int, take: Callable[[bytes, list[tuple[int, int]]], bool]
+    ) -> None:
+        """Synthesise with a voice known here, at ``rate`` words a minute.
+
+        ``take`` gets each piece of about CHUNK_MS and the words that begin in it as (sample, index of character),
+        and answers whether to go on; an exception of its own ends the synthesis and is raised here. Raises
+        EngineError.
+        """
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise EngineError(f"espeak cannot load the voice {voice!r}")
+        self._lib.espeak_SetParameter(RATE, rate, 0)
+        # A zero would end the text, and a lone surrogate has no UTF-8; both keep their place for the alignment.
+        raw = text.replace("\0", " ").encode("utf-8", "replace") + b"\0"
+        self._take, self._error = take, None
+        try:
+            code = self._lib.espeak_Synth(raw, len(raw), 0, 0, 0, CHARS_UTF8, None, None)
+        finally:
+            error, self._take, self._error = self._error, None, None
+        if error is not None:
+            raise error
+        if code != 0:
+            raise EngineError(f"espeak failed with code {code}")
+
+    def _on_audio(self, wav: Any, count: int, events: Any) -> int:
+        # ctypes would print an exception that left here, and go on.
+        try:
+            words, index = [], 0
+            while events[index].type:
+                if events[index].type == WORD:
+                    words.append((events[index].sample, events[index].position - 1))
+                index += 1
+            pcm = ctypes.string_at(wav, 2 * count) if wav and count > 0 else b""
+            return GO_ON if self._take is not None and self._take(pcm, words) else ABORT
+        except BaseException as error:
+            self._error = error
+            return ABORT
+
+    def _list_voices(self) -> None:
+        best: dict[str, int] = {}
+        listed = self._lib.espeak_ListVoices(None)
         index = 0
-        while events[index].type:
-            event = events[index]
-            at = event.text_position - 1
-            # A number is several words to the library ("twenty", "four"); the text is only cut between words of its own.
-            if event.type == _WORD and (at <= 0 or self.text[at - 1 : at].isspace()):
-                self.words.append((event.audio_position * self.rate // 1000, at))
+        while listed[index]:
+            voice = listed[index].contents
             index += 1
-        if audio and count > 0:
-            self.pcm += ctypes.string_at(audio, count * 2)
-        size = self.rate * CHUNK_MS // 1000 * 2
-        # A chunk is kept until the next has begun, so that the last one can carry what text remains.
-        while len(self.pcm) > size:
-            self._send(bytes(self.pcm[:size]))
-            del self.pcm[:size]
-        return 0
-
-    def end(self) -> None:
-        """The library is done: send what is left, with the rest of the text."""
-        if self.pcm or self.told < len(self.text):
-            self._give(Chunk(bytes(self.pcm), self.text[self.told :], exact=True))
-        self.pcm.clear()
-
-    def _send(self, pcm: bytes) -> None:
-        self.samples += len(pcm) // 2
-        # A word's sound is complete where the next word begins.
-        complete = max((at for sample, at in self.words if sample <= self.samples), default=0)
-        complete = min(max(complete, self.told), len(self.text))
-        text, self.told = self.text[self.told : complete], complete
-        self._give(Chunk(pcm, text, exact=True))
-
-    def _give(self, chunk: Chunk | None) -> None:
-        self.loop.call_soon_threadsafe(self.chunks.put_nowait, chunk)
-
-    def close(self) -> None:
-        """Nothing follows."""
-        self._give(None)
+            name, at = voice.name.decode(), voice.languages
+            self.names[name.strip().lower()] = name
+            while priority := ctypes.string_at(at, 1)[0]:
+                tag = ctypes.string_at(at + 1)
+                at += 2 + len(tag)
+                language = tag.decode().lower()
+                if priority < best.get(language, 256):
+                    best[language], self.languages[language] = priority, name
 
 
 class Espeak:
-    """Implements ``workers.tts.engine.TtsEngine``."""
+    """The engine. All its instances in a process share the library and its thread."""
 
     name = "espeak"
-    capacity = 64
+    rate = 22_050
 
     def __init__(self) -> None:
-        self.rate = 22_050
+        """Read the settings. Raises EngineError when one is wrong."""
+        try:
+            settings = Settings()
+        except ValidationError as error:
+            raise EngineError("; ".join(problems(Settings, error))) from None
+        self.capacity = settings.tts_capacity
         self.voices: tuple[str, ...] = ()
-        self._wpm = load(EspeakSettings).tts_rate_wpm
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="espeak")
-        self._library: Any = None
-        self._languages: dict[str, str] = {}
-        self._current: _Synthesis | None = None
-        self._voice = ""
-        self._callback = _Callback(self._hear)
+        self._words_a_minute = settings.tts_rate_wpm
+        self._library: Library | None = None
 
     async def load(self) -> None:
-        """Load the library and its voices, and speak a word. Raises EngineError."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
-        async for _ in self.speak("Ready.", "", "en-US", CancelToken("", 1)):
-            pass
+        """Load the library and speak once, unheard. Raises EngineError."""
+        loop = asyncio.get_running_loop()
+        library = await loop.run_in_executor(_thread, Library.get)
+        self.rate, self.voices = library.rate, tuple(sorted(name.strip() for name in library.names.values()))
+        self._library = library
+        voice = self.find_voice("", "en-US")
+        await loop.run_in_executor(
+            _thread, library.synthesise, "Ready.", voice, self._words_a_minute, lambda pcm, words: True
+        )
+
+    def find_voice(self, voice: str, language: str) -> str:
+        """eSpeak's name for a voice, or for the best one of ``language`` when ``voice`` is "". Raises EngineError.
+
+        A voice is named as in ``voices`` or by a language tag, optionally with a variant: ``en-gb+f3``.
+        """
+        library = self._library
+        if library is None:
+            raise EngineError("espeak is not loaded; load() comes first")
+        if not voice:
+            tag = language.replace("_", "-").lower()
+            while tag:
+                if tag in library.languages:
+                    return library.languages[tag]
+                tag = tag.rpartition("-")[0]
+            raise EngineError(
+                f"espeak does not speak {language[:40]!r}; expected a language tag such as en-US, de, fr, es or cmn"
+            )
+        base, plus, variant = voice.partition("+")
+        key = base.strip().lower()
+        found = library.names.get(key) or library.languages.get(key)
+        if found is None or (plus and variant not in library.variants):
+            raise EngineError(
+                f"espeak has no voice {voice[:60]!r}; expected for example 'English (America)', en-us, en-gb, de or "
+                f"fr, with a variant if you like (en-us+f3), one of {len(library.names)}"
+            )
+        return f"{found}{plus}{variant}"
 
     async def speak(self, text: str, voice: str, language: str, cancel: CancelToken) -> AsyncIterator[Chunk]:
-        """Synthesise one sentence; see ``workers.tts.engine``."""
-        loop = asyncio.get_running_loop()
-        chosen = self._choose(voice, language)
-        synthesis = _Synthesis(text, self.rate, cancel, loop)
-        done = loop.run_in_executor(self._thread, self._synthesise, synthesis, chosen)
+        """Synthesise one sentence. Raises EngineError, and Cancelled as soon as the turn is cancelled."""
+        cancel.check()
+        name = self.find_voice(voice, language)
+        assert self._library is not None
+        synthesis = _Synthesis(self._library, text, cancel)
+        work = _thread.submit(synthesis.run, name, self._words_a_minute)
         try:
             while (chunk := await synthesis.chunks.get()) is not None:
                 cancel.check()
                 yield chunk
             cancel.check()
-            if synthesis.failure is not None:
-                raise EngineError(f"espeak: {synthesis.failure}") from synthesis.failure
+            if synthesis.error is not None:
+                raise synthesis.error
         finally:
-            synthesis.abandoned = True
-            await asyncio.shield(done)
+            synthesis.wanted = False
+            work.cancel()
 
-    def _choose(self, voice: str, language: str) -> str:
-        if voice:
-            if voice in self.voices:
-                return voice
-            some = ", ".join(self.voices[:8])
-            raise EngineError(f"TTS_VOICE={voice[:40]}: espeak has no such voice; it has {some}, ...")
-        wanted = language.lower()
-        for name in (wanted, wanted.partition("-")[0]):
-            if name in self._languages:
-                return self._languages[name]
-        some = ", ".join(sorted(self._languages)[:12])
-        raise EngineError(f"SPEECH_LANGUAGE={language[:40]}: espeak has no voice for it; it has {some}, ...")
 
-    # -- in the library's thread
+class _Synthesis:
+    """One sentence on its way from the thread to the loop that made it."""
 
-    def _load(self) -> None:
-        try:
-            import espeakng_loader
-
-            library = ctypes.CDLL(espeakng_loader.get_library_path())
-            data = espeakng_loader.get_data_path().encode()
-        except (ImportError, OSError) as error:
-            raise EngineError(f"espeak: the library cannot be loaded: {error}; pip install espeakng-loader") from error
-        library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
-        library.espeak_Synth.argtypes = [
-            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
-            ctypes.POINTER(ctypes.c_uint), ctypes.c_void_p,
-        ]  # fmt: skip
-        library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
-        library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
-        library.espeak_ListVoices.argtypes = [ctypes.c_void_p]
-        rate = library.espeak_Initialize(_SYNCHRONOUS, BUFFER_MS, data, _DONT_EXIT)
-        if rate <= 0:
-            raise EngineError(f"espeak: initialising failed with {rate}; its data was looked for in {data.decode()}")
-        self.rate = rate
-        library.espeak_SetSynthCallback(self._callback)
-        library.espeak_SetParameter(_RATE, self._wpm, 0)
-        voices = library.espeak_ListVoices(None)
-        names, index = [], 0
-        while voices[index]:
-            entry = voices[index].contents
-            name = entry.identifier.decode().rpartition("/")[2]
-            names.append(name)
-            # A language's byte of priority stands before its name.
-            self._languages.setdefault(entry.languages[1:].decode().lower(), name)
-            index += 1
-        self.voices = tuple(sorted(set(names)))
+    def __init__(self, library: Library, text: str, cancel: CancelToken) -> None:
+        self.chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        """What is ready to be heard; None is the end. A whole sentence fits, so that the thread never waits."""
+        self.error: EngineError | None = None
+        self.wanted = True
+        self._loop = asyncio.get_running_loop()
         self._library = library
+        self._text = text
+        self._cancel = cancel
+        self._size = 2 * (library.rate * CHUNK_MS // 1000)
+        self._audio = bytearray()
+        """What has not been delivered."""
+        self._sample = 0
+        """How many samples have been delivered."""
+        self._told = 0
+        """How many characters of the text have been delivered."""
+        self._marks: list[tuple[int, int]] = []
+        """(sample, characters complete there) of what has not been delivered, in order."""
+        self._spoken = False
 
-    def _synthesise(self, synthesis: _Synthesis, voice: str) -> None:
+    def run(self, voice: str, rate: int) -> None:
+        """Synthesise. In the engine's thread."""
         try:
-            if synthesis.abandoned or synthesis.cancel.cancelled:
-                return
-            if voice != self._voice:
-                result = self._library.espeak_SetVoiceByName(voice.encode())
-                if result:
-                    raise EngineError(f"the voice {voice} cannot be set ({result})")
-                self._voice = voice
-            self._current = synthesis
-            raw = synthesis.text.encode() + b"\0"
-            result = self._library.espeak_Synth(raw, len(raw), 0, 1, 0, _UTF8, None, None)
-            if result:
-                raise EngineError(f"synthesis failed with {result}")
-            if not (synthesis.abandoned or synthesis.cancel.cancelled):
-                synthesis.end()
-        except Exception as error:
-            synthesis.failure = error
+            if self._is_wanted():
+                self._library.synthesise(self._text, voice, rate, self._take)
+                self._finish()
+        except EngineError as error:
+            self.error = error
+        except BaseException as error:
+            self.error = EngineError(f"espeak: {type(error).__name__}: {error}")
+            self.error.__cause__ = error
         finally:
-            self._current = None
-            synthesis.close()
+            self._deliver(None)
 
-    def _hear(self, audio: Any, count: int, events: Any) -> int:
-        synthesis = self._current
-        if synthesis is None:
-            return _ABORT
+    def _is_wanted(self) -> bool:
+        return self.wanted and not self._cancel.cancelled
+
+    def _take(self, pcm: bytes, words: list[tuple[int, int]]) -> bool:
+        if not self._is_wanted():
+            return False
+        self._spoken = self._spoken or bool(words)
+        self._marks += [(sample, word_start(self._text, at)) for sample, at in words]
+        self._audio += pcm
+        while len(self._audio) >= self._size:
+            self._chunk(self._size)
+        return True
+
+    def _finish(self) -> None:
+        end = self._sample + len(self._audio) // 2
+        self._marks = [(min(sample, end), at) for sample, at in self._marks]
+        self._marks.append((end, len(self._text)))
+        if self._spoken:
+            self._audio += bytes(2 * (self._library.rate * PAUSE_MS // 1000))
+        while self._audio or self._marks:
+            self._chunk(min(len(self._audio), self._size))
+
+    def _chunk(self, size: int) -> None:
+        """Deliver the next ``size`` bytes with the text that is complete at their end."""
+        pcm = bytes(self._audio[:size])
+        del self._audio[:size]
+        self._sample += size // 2
+        told = self._told
+        while self._marks and self._marks[0][0] <= self._sample:
+            self._told = max(self._told, self._marks.pop(0)[1])
+        self._deliver(Chunk(pcm, self._text[told : self._told], exact=True))
+
+    def _deliver(self, chunk: Chunk | None) -> None:
         try:
-            return synthesis.hear(audio, count, events)
-        except Exception as error:
-            # An exception may not leave through the C library; it is raised when the synthesis has returned.
-            synthesis.failure = error
-            synthesis.abandoned = True
-            return _ABORT
+            self._loop.call_soon_threadsafe(self.chunks.put_nowait, chunk)
+        except RuntimeError:
+            self.wanted = False  # the loop is closed: nobody waits any more
+
+
+def word_start(text: str, at: int) -> int:
+    """The start of the word that holds character ``at``: eSpeak gives some parts of a word places of their own.
+
+    Words end at white space, or after any character of a script written without it (Chinese, Japanese).
+    """
+    at = max(0, min(at, len(text)))
+    while at > 0 and not (text[at - 1].isspace() or unicodedata.east_asian_width(text[at - 1]) in "WF"):
+        at -= 1
+    return at
