@@ -12,7 +12,6 @@ from tests.workers.llm import llama_server
 from tests.workers.llm.llama_stand_in import LlamaServer
 from workers.llm.engine import ContextTooLong, Message
 from workers.llm.engines import llama
-from workers.llm.engines.openai import OpenAI
 
 SHORT = [Message("user", "Tell me a story, please.")]
 
@@ -20,25 +19,6 @@ SHORT = [Message("user", "Tell me a story, please.")]
 def long(words):
     """A prompt that takes its time to be read."""
     return [Message("user", " ".join(f"babe {n}" for n in range(words // 2)))]
-
-
-@pytest_asyncio.fixture
-async def engine_for(monkeypatch, tmp_path):
-    """A loaded engine for a server."""
-    monkeypatch.chdir(tmp_path)
-    made = []
-
-    async def make(url, **values):
-        for name, value in ({"llm_url": url, "llm_max_tokens": 500} | values).items():
-            monkeypatch.setenv(name.upper(), str(value))
-        engine = OpenAI()
-        await engine.load()
-        made.append(engine)
-        return engine
-
-    yield make
-    for engine in made:
-        await engine._client.close()
 
 
 class Turn:

@@ -1,140 +1,22 @@
 import asyncio
-import contextlib
-import itertools
+import re
 
 import pytest
 import pytest_asyncio
 
-from bus.cancel import Cancelled, raise_watermark
-from bus.events import ReplyEnd, Said, Sentence, Stopped, TurnOffer
-from bus.history import HistoryWriter
+from bus.cancel import Cancelled
+from bus.events import ReplyEnd, Sentence
 from bus.keys import session_key
 from bus.leases import Work
-from bus.streams import Bus
 from tests.bus.fake_server import fake_connector
+from tests.workers.llm.llama_stand_in import LlamaServer
+from tests.workers.llm.llm_world import SORRY, Engine, Watched, World
 from workers.engines import EngineError
 from workers.llm import worker as worker_module
 from workers.llm.engine import ContextTooLong, Observed
 from workers.llm.prompt import SUMMARISE, SUMMARY, ContextSettings
-from workers.llm.worker import FallbackSettings, LlmWorker
+from workers.llm.worker import FallbackSettings
 from workers.runtime import Life
-
-SORRY = "Sorry, once more please."
-QUICK = Life(heartbeat=0.05, lease=0.3, drain=2.0, register=0.5)
-
-
-class Engine:
-    """Each request plays the next of ``plays``: words to say, exceptions to raise, events to wait for."""
-
-    name = "scripted"
-
-    def __init__(self, *plays, capacity=8):
-        self.capacity = capacity
-        self.plays = list(plays)
-        self.prompts = []
-        self.sessions = []
-        self.closed = 0
-
-    async def load(self):
-        pass
-
-    async def reply(self, messages, language, cancel):
-        self.prompts.append([(message.role, message.text) for message in messages])
-        self.sessions.append(cancel.session)
-        whole = False
-        try:
-            for part in self.plays.pop(0):
-                if isinstance(part, Exception):
-                    raise part
-                if isinstance(part, asyncio.Event):
-                    await part.wait()
-                else:
-                    yield part
-            whole = True
-        finally:
-            self.closed += not whole
-
-
-class Watched(Engine):
-    """An engine that sees its server stop when ``idle`` is set."""
-
-    def __init__(self, *plays, seen, **options):
-        super().__init__(*plays, **options)
-        self.idle = asyncio.Event()
-        self.seen = seen
-        self.asked = []
-
-    async def confirm_stopped(self, cancel):
-        self.asked.append((cancel.session, cancel.turn))
-        await self.idle.wait()
-        if isinstance(self.seen, Exception):
-            raise self.seen
-        return self.seen
-
-
-class World:
-    """One session, and workers that answer its turns."""
-
-    session = "s0-abcdef"
-
-    def __init__(self, make_client):
-        self.make_client = make_client
-        self.bus = Bus(make_client)
-        self.history = HistoryWriter(self.bus, self.session)
-        self.work = Work(self.bus, "llm")
-        self.running = []
-        self._items = itertools.count()
-
-    @contextlib.asynccontextmanager
-    async def worker(self, engine, life=QUICK, **options):
-        """A worker that serves while the block lasts; ``fallback`` and ``context`` are its own."""
-        bus = Bus(self.make_client)
-        options = {"fallback": SORRY, "context": ContextSettings(_env_file=None)} | options
-        worker = LlmWorker(bus, engine, life, **options)
-        task = asyncio.create_task(worker.run())
-        try:
-            async with asyncio.timeout(5):
-                await worker.ready.wait()
-            yield worker
-        finally:
-            worker.drain()
-            await asyncio.gather(task, return_exceptions=True)
-            await bus.close()
-
-    async def offer(self, turn, *said, instructions=""):
-        """Let the caller and the assistant say (role, text) each, and offer a turn."""
-        for role, text in said:
-            self.history.say(Said(f"item{next(self._items)}", role, text))
-        return await self.work.offer(TurnOffer(self.session, turn, await self.history.pin(), instructions))
-
-    async def cancel(self, turn):
-        await raise_watermark(self.bus, self.session, turn, "turn_detected")
-
-    async def written(self, turn):
-        """The events of a turn on the reply stream, until its end."""
-
-        def found(events):
-            return events if events and isinstance(events[-1], ReplyEnd) else None
-
-        return await self._until("reply", turn, found)
-
-    async def sentences(self, turn, count):
-        """The first ``count`` sentences' texts."""
-        events = await self._until("reply", turn, lambda events: events if len(events) >= count else None)
-        return [event.text for event in events[:count]]
-
-    async def ack(self, turn) -> Stopped:
-        (ack,) = await self._until("acks", turn, lambda events: events)
-        return ack
-
-    async def _until(self, name, turn, found):
-        async with asyncio.timeout(8):
-            while True:
-                entries = await self.bus.replay(session_key(self.session, name))
-                events = [entry.event for entry in entries if entry.event.turn == turn]
-                if result := found(events):
-                    return result
-                await asyncio.sleep(0.005)
 
 
 @pytest_asyncio.fixture
@@ -395,6 +277,26 @@ async def test_a_cancel_stops_a_summary_too(world):
         await world.cancel(1)
         ack = await world.ack(1)
         assert (ack.outcome, ack.tokens, ack.last) == ("stopped", 0, -1) and engine.closed == 1
+
+
+async def test_a_llama_servers_slot_stands_in_the_acknowledgement(world, engine_for):
+    """From the cancel to the idle slot through the real engine; the next turn has its slot and its cache."""
+    async with LlamaServer(slots=4) as server, world.worker(await engine_for(server.url)):
+        await world.offer(1, ("user", "Tell me a story"))
+        await server.asked(1)
+        async with asyncio.timeout(5):
+            while not any(slot.job and slot.job.decoded > 3 for slot in server.slots):
+                await asyncio.sleep(0.002)
+        await world.cancel(1)
+        ack = await world.ack(1)
+        slot, idle = re.fullmatch(r"slot (\d) idle after (\d+) ms", ack.detail).groups()
+        assert server.slots[int(slot)].job is None and len(server.released) == 1
+        assert int(idle) - 1 <= ack.took < int(idle) + 250 and ack.tokens > 1
+        await world.offer(2, ("assistant", "w1"), ("user", "Stop"))
+        again = await server.asked(2)
+        assert again.body["id_slot"] == int(slot)
+        await world.cancel(2)
+        assert (await world.ack(2)).detail.startswith(f"slot {slot} idle after")
 
 
 def test_an_empty_fallback_in_the_environment_means_none(monkeypatch, tmp_path):
