@@ -312,13 +312,17 @@ class SessionOffer(Event):
 
 @dataclass(frozen=True, slots=True)
 class TurnOffer(Event):
-    """A turn to answer, from the conversation up to and including history entry ``history``."""
+    """A turn to answer, from the conversation up to and including history entry ``history``.
+
+    ``said`` is what the caller has said since, when it is not certain yet that they are done.
+    """
 
     type: ClassVar[str] = "turn"
     session: str
     turn: int
     history: str
     instructions: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,7 @@ from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
-from gateway.speech import silero
+from gateway.speech import Probability, silero
 from gateway.tasks import enqueue_recording
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ RETRY_AFTER = "2"
 class Gateway:
     """What the routes share: the bus, the live sessions, who works."""
 
-    def __init__(self, settings: GatewaySettings, bus: Bus) -> None:
+    def __init__(self, settings: GatewaySettings, bus: Bus, detector: Callable[[], Probability]) -> None:
+        """``detector`` makes the voice activity model of one session."""
         self.settings = settings
+        self.detector = detector
         self.bus = bus
         self.name = f"gateway-{secrets.token_hex(4)}"
         self.sessions: dict[str, Session] = {}
@@ -86,7 +88,7 @@ class Gateway:
         """A session for a client that has connected; it is known until ``forget``."""
         session = Session(
             self.bus, outlet.session, outlet, profile,
-            input_rate=rate, probability=silero(), work=self.work, owner=self.name,
+            input_rate=rate, probability=self.detector(), work=self.work, owner=self.name,
         )  # fmt: skip
         self.sessions[session.id] = session
         return session
@@ -100,6 +102,15 @@ class Gateway:
                 told = missing
             await asyncio.sleep(0.2)
         print(f"bargein is ready: open http://{_shown(self.settings)}/ and talk", flush=True)
+
+
+class Fresh(StaticFiles):
+    """The page's files, asked for again each time: an upgrade never mixes old modules with new ones."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _shown(settings: GatewaySettings) -> str:
@@ -196,13 +207,15 @@ def _allowed(socket: WebSocket, settings: GatewaySettings) -> bool:
     return origin.rstrip("/") in allowed or urlsplit(origin).netloc == socket.headers.get("host")
 
 
-def create_app(settings: GatewaySettings, bus: Bus | None = None) -> Starlette:
-    """The ASGI app; ``bus`` is made from the settings when none is given."""
+def create_app(
+    settings: GatewaySettings, bus: Bus | None = None, detector: Callable[[], Probability] = silero
+) -> Starlette:
+    """The ASGI app; ``bus`` is made from the settings when none is given; ``detector`` as in Gateway."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         own = bus or Bus(connector(settings.redis_url), shards=settings.bus_shards)
-        app.state.gateway = gateway = Gateway(settings, own)
+        app.state.gateway = gateway = Gateway(settings, own, detector)
         announcing = asyncio.create_task(gateway.announce())
         try:
             yield
@@ -219,7 +232,7 @@ def create_app(settings: GatewaySettings, bus: Bus | None = None) -> Starlette:
         Route("/ready", ready),
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
-        Mount("/page", StaticFiles(directory=PAGE)),
+        Mount("/page", Fresh(directory=PAGE)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 

@@ -14,6 +14,15 @@ BACKCHANNELS = frozenset(
 """English sounds and words by which a listener says: go on."""
 
 
+WORDS = re.compile(r"[\w'-]+")
+
+
+def spoken_words(listed: str) -> frozenset[str]:
+    """Comma-separated words or phrases, as the recogniser would write them: "Ja, genau" -> {"ja", "genau"}."""
+    phrases = (" ".join(WORDS.findall(phrase.lower())) for phrase in listed.split(","))
+    return frozenset(phrase for phrase in phrases if phrase)
+
+
 @dataclass(frozen=True, slots=True)
 class Duplex:
     """The rules of one session's floor. Times are in seconds."""
@@ -24,8 +33,16 @@ class Duplex:
     """Whether an utterance's end opens a turn by itself; false: the client asks for each."""
     interrupt: bool = True
     """Whether speech may cancel a turn by itself; false: only the client's own cancel does."""
+    eager: bool = False
+    """Whether a turn begins at a pause, before the caller's turn is known to be over."""
     barge_in_min: float = 0.7
     """Speech of this length confirms an interruption without any word recognised."""
+    settle: float = 3.0
+    """How long after the session's first audio an echo canceller may still be converging."""
+    settle_min: float = 0.4
+    """By how much longer speech without words must be while it does."""
+    protect: float = 0.0
+    """How long from its first audio a reply cannot be interrupted."""
     final_limit: float = 3.0
     """How long after the end of an utterance output is held for its text."""
     text_limit: float = 15.0
@@ -42,7 +59,7 @@ class Duplex:
 
     def is_backchannel(self, text: str) -> bool:
         """Whether words only say: go on. Empty text says nothing and is not one."""
-        words = re.findall(r"[\w'-]+", text.lower())
+        words = WORDS.findall(text.lower())
         if not words:
             return False
         return " ".join(words) in self.backchannels or all(word in self.backchannels for word in words)

@@ -51,6 +51,10 @@ class Conversation:
     """Utterances so far."""
     asked: ResponseAsked | None = None
     """A response that waits for an utterance's text."""
+    unanswered: int = 0
+    """The newest utterance that was said over a reply which could not be interrupted; it is answered afterwards."""
+    first_audio: float | None = None
+    """When the session's first audio came."""
 
     @property
     def live(self) -> Turn | None:

@@ -117,6 +117,8 @@ class ResponseAsked:
     text: str = ""
     tag: str = ""
     """Handed through to OpenTurn: whose request it was."""
+    interruptible: bool = True
+    """Whether speech may end the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +169,12 @@ class EndUtterance:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The utterance said ``text``: it joins the conversation."""
+    """The utterance said ``text``: it joins the conversation, after turn ``over`` if one is still going on."""
 
     utterance: int
     text: str
     backchannel: bool = False
+    over: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +210,24 @@ class CancelTurn:
 
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """Begin a turn; ``text`` as in ResponseAsked."""
+    """Begin a turn; ``text`` as in ResponseAsked.
+
+    ``said``: the turn is speculative. It answers words that are not in the conversation yet, the client is not told of
+    it, and its audio is kept back until ReleaseTurn.
+    """
 
     turn: int
     utterance: int
     text: str
     tag: str
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTurn:
+    """A speculative turn is one from now on: tell the client, and let its audio go."""
+
+    turn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,5 +272,5 @@ class StopTimer:
 
 Action = (
     StartUtterance | PauseUtterance | ResumeUtterance | EndUtterance | Commit | Discard | Hold | Resume | CancelTurn
-    | OpenTurn | CloseTurn | Settle | Refuse | SetTimer | StopTimer
+    | OpenTurn | ReleaseTurn | CloseTurn | Settle | Refuse | SetTimer | StopTimer
 )  # fmt: skip

@@ -20,6 +20,8 @@ from bus.events import (
 )  # fmt: skip
 from bus.keys import session_key
 from bus.streams import Bus
+from gateway.echo import EchoCanceller
+from gateway.end_of_turn import EndOfTurn
 from gateway.hearing import Hearing
 from gateway.inputs import SpeechCleared, SpeechEnded, SpeechStarted
 from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
@@ -33,9 +35,19 @@ that takes over needs as left context."""
 class Microphone:
     """One session's input."""
 
-    def __init__(self, bus: Bus, session: str, rate: int, probability: Probability, *, keep_all: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        session: str,
+        rate: int,
+        probability: Probability,
+        *,
+        keep_all: bool,
+        canceller: EchoCanceller | None = None,
+        end_of_turn: EndOfTurn | None = None,
+    ) -> None:
         """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording."""
-        self.detector = SpeechDetector(probability)
+        self.detector = SpeechDetector(probability, end_of_turn=end_of_turn)
         self.pre_roll_ms = PRE_ROLL_MS
         self.by_hand = False
         """Whether the client itself says when an utterance ends, instead of the detector."""
@@ -43,6 +55,7 @@ class Microphone:
         """Samples that stand on the stream."""
         self._bus = bus
         self._key = session_key(session, "mic")
+        self._canceller = canceller
         self._hearing = Hearing(rate)
         self._keep_all = keep_all
         self._open = False
@@ -62,6 +75,8 @@ class Microphone:
 
         ``muted`` audio counts as silence, so that positions go on.
         """
+        if self._canceller is not None:
+            pcm = self._canceller.feed(pcm)
         if muted:
             pcm = bytes(len(pcm))
         fast, clean = self._hearing.feed(pcm)
@@ -130,8 +145,9 @@ class Microphone:
             self._bus.trim(self._key, cut)
 
     def _flush(self) -> None:
-        # The resampler holds back up to 40 ms, which would be the end of a word.
-        _, clean = self._hearing.feed(bytes(self._hearing.rate // 10 * 2))
+        # The resampler holds back up to 40 ms and a canceller up to 20, which would be the end of a word.
+        silence = bytes(self._hearing.rate // 10 * 2)
+        _, clean = self._hearing.feed(silence if self._canceller is None else self._canceller.feed(silence))
         if clean:
             self._post(MicAudio(self.position, clean))
             self.position += len(clean) // 2

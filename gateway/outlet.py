@@ -18,6 +18,8 @@ class Outlet(Protocol):
     """Sample rate in Hz of the audio it is sent."""
     drops: bool
     """Whether it drops its buffer at ``held`` and is sent that part again after ``resumed``."""
+    cancels_echo: bool
+    """Whether what it plays does not come back in what it sends."""
 
     def speech_started(self, utterance: int, start_ms: int, onset_ms: int) -> None:
         """The caller began to speak; ``start_ms`` includes the pre-roll."""

@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from bus.events import SpeechAudio
+from gateway.echo import Played
 from gateway.outlet import Outlet
 from gateway.playback import Frame, Playback
 
@@ -42,8 +43,11 @@ class Output:
         report: Report,
         on_played_out: Callable[[int], None],
         on_starved: Callable[[int], None],
+        played: Played | None = None,
     ) -> None:
+        """``played`` is told what the client plays when, for an echo canceller."""
         self._outlet = outlet
+        self._played = played
         self._clock = clock
         self._report = report
         self._on_played_out = on_played_out
@@ -63,9 +67,10 @@ class Output:
         self._texts: OrderedDict[int, list[tuple[int, str]]] = OrderedDict()
         self.first_frame: Callable[[Frame], None] | None = None
 
-    def begin(self, turn: int) -> None:
-        """Make room for a turn."""
+    def begin(self, turn: int, *, kept_back: bool = False) -> None:
+        """Make room for a turn; ``kept_back``: nothing of it leaves until ``resume``."""
         self.playback.begin(turn)
+        self.playback.held = kept_back
         self._received, self._resampler, self._reported = 0, None, 0
         self._fed_at = self._clock()
         self._texts[turn] = []
@@ -123,6 +128,8 @@ class Output:
         """Silence; the position heard, in ms."""
         now = self._clock()
         heard = self.playback.hold(now, client_drops=self._outlet.drops)
+        if self._played is not None and self._outlet.drops:
+            self._played.drop(now)
         self._tell(now)
         return heard * 1000 // self.playback.rate
 
@@ -160,6 +167,8 @@ class Output:
                 if self.first_frame is not None and frame.start == 0:
                     self.first_frame(frame)
                 self._outlet.audio(frame)
+                if self._played is not None:
+                    self._played.send(frame.pcm, now)
             if now - self._reported_at >= REPORT:
                 self._tell(now)
             turn = self.playback.turn

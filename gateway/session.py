@@ -37,8 +37,10 @@ from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway import inputs
 from gateway.conductor import policy
+from gateway.echo import canceller
 from gateway.floor import Conversation
 from gateway.microphone import Microphone
+from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.output import Output
 from gateway.settings import Profile
@@ -84,7 +86,16 @@ class Session:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
-        self.microphone = Microphone(bus, session, input_rate, probability, keep_all=profile.record)
+        self._canceller = canceller(profile.echo_cancellation, outlet, input_rate, self._loop.time)
+        self.microphone = Microphone(
+            bus,
+            session,
+            input_rate,
+            probability,
+            keep_all=profile.record,
+            canceller=self._canceller,
+            end_of_turn=profile.end_of_turn,
+        )
         self.output = Output(
             outlet,
             self._loop.time,
@@ -92,6 +103,7 @@ class Session:
             report=self._report,
             on_played_out=self._played_out,
             on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
+            played=self._canceller.played if self._canceller else None,
         )
         self.stagehand = Stagehand(self, outlet, work)
         self._inbox: deque[inputs.Input] = deque()
@@ -112,6 +124,8 @@ class Session:
         """Take the session, offer it to the recognisers, and say the greeting."""
         self.microphone.by_hand = self.profile.by_hand
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
+        if self._canceller is not None:
+            await asyncio.to_thread(self._canceller.load)
         await self._hold_lease()
         await self.bus.configure(self.id, self.profile.shared())
         await self._work["stt"].offer(SessionOffer(self.id))
@@ -124,7 +138,7 @@ class Session:
         """End the session: cancel what is live, tell the recogniser, let go of the keys."""
         # A text that is still on its way is kept in the history, and answered by nobody.
         self.state = replace(self.state, asked=None, rules=replace(self.state.rules, respond=False))
-        self.feed(inputs.CancelAsked(self.now, 0, "session_ended"))
+        self.feed(inputs.CancelAsked(self.now, 0, SESSION_ENDED))
         self.microphone.hang_up()
         try:
             async with asyncio.timeout(2):
@@ -172,9 +186,7 @@ class Session:
 
     def audio(self, pcm: bytes) -> None:
         """The caller's audio as it comes: mono 16-bit at ``input_rate``."""
-        live = self.state.live
-        audible = live is not None and live.state is not TurnState.THINKING
-        muted = not self.state.rules.hears(audible)
+        muted = not self.state.rules.hears(self.state.live is not None and self.state.live.audible)
         for found in self.microphone.hear(pcm, self.now, muted=muted):
             self.feed(found)
 
@@ -187,15 +199,15 @@ class Session:
         """The client takes back the audio since the last utterance."""
         self.feed(self.microphone.clear(self.now))
 
-    def respond(self, tag: str = "", instructions: str = "") -> None:
+    def respond(self, tag: str = "", instructions: str = "", *, interruptible: bool = True) -> None:
         """The client asks for a turn; ``tag`` comes back with it, ``instructions`` replace the session's for once."""
         self.stagehand.instruct(tag, instructions)
-        self.feed(inputs.ResponseAsked(self.now, "", tag))
+        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
         """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
         live = self.state.live
-        if live is None or turn not in (0, live.number):
+        if live is None or live.state is TurnState.SPECULATIVE or turn not in (0, live.number):
             return 0
         self.feed(inputs.CancelAsked(self.now, turn, reason))
         return live.number
@@ -317,7 +329,7 @@ class Session:
         live = self.state.live
         if live is None or live.number != event.turn:
             return
-        if live.state is TurnState.THINKING:
+        if live.began is None:
             self.stagehand.step("first_audio")
             self.feed(inputs.FirstAudio(self.now, event.turn))
         self.output.take(event)

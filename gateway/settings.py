@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from bus.settings import BusSettings
-from gateway.duplex import Duplex
+from gateway import echo
+from gateway.duplex import BACKCHANNELS, Duplex, spoken_words
+from gateway.end_of_turn import EndOfTurn, EndOfTurnKind, problem, shared
 from gateway.playback import LEAD
 from gateway.speech import Endpointing
 
@@ -30,7 +32,21 @@ class GatewaySettings(BusSettings):
     streaming_stt: bool = True
     """False: an utterance is transcribed when it has ended."""
     barge_in_min_ms: int = Field(default=700, ge=0, le=10_000)
+    """Speech of this length interrupts though no word of it was recognised."""
+    barge_in_protect_ms: int = Field(default=0, ge=0, le=600_000)
+    """How long from its first sound a reply cannot be interrupted."""
+    backchannels: str = ""
+    """Comma-separated words that do not interrupt, instead of the English ones ("mm-hmm", "yeah", "okay", ...)."""
+    eager_reply: bool = False
+    """True: the reply is begun at a short pause and kept back until the caller's turn is known to be over."""
     end_of_turn_ms: int = Field(default=500, ge=100, le=10_000)
+    smart_turn_model: Path | None = None
+    """The model for END_OF_TURN=smart-turn; absent: the one in an installed pipecat-ai."""
+    end_of_turn: EndOfTurnKind = "vad"
+    """What ends the caller's turn: a silence, or a silence whose length a model decides at each pause."""
+    smart_turn_min_ms: int = Field(default=300, ge=200, le=10_000)
+    smart_turn_max_ms: int = Field(default=1500, ge=200, le=10_000)
+    echo_cancellation: echo.EchoCancellation = "auto"
     instructions: str = INSTRUCTIONS
     greeting: str = ""
     """What the assistant says first; empty: the caller begins."""
@@ -45,6 +61,20 @@ class GatewaySettings(BusSettings):
     retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
     """How long a session's streams live after its end."""
 
+    @field_validator("end_of_turn")
+    @classmethod
+    def _has_a_model(cls, kind: EndOfTurnKind, info: ValidationInfo) -> EndOfTurnKind:
+        if wrong := problem(kind, info.data.get("smart_turn_model")):
+            raise ValueError(wrong)
+        return kind
+
+    @field_validator("echo_cancellation")
+    @classmethod
+    def _can_cancel_echo(cls, wanted: echo.EchoCancellation) -> echo.EchoCancellation:
+        if wanted == "on" and not echo.available():
+            raise ValueError(echo.MISSING)
+        return wanted
+
     def profile(self) -> Profile:
         """What a new session starts with."""
         return Profile(
@@ -52,8 +82,21 @@ class GatewaySettings(BusSettings):
             greeting=self.greeting,
             language=self.speech_language,
             voice=self.tts_voice,
-            duplex=Duplex(may_interrupt=self.enable_barge_in, barge_in_min=self.barge_in_min_ms / 1000),
-            endpointing=Endpointing(silence_ms=self.end_of_turn_ms, pause_ms=min(200, self.end_of_turn_ms)),
+            duplex=Duplex(
+                may_interrupt=self.enable_barge_in,
+                barge_in_min=self.barge_in_min_ms / 1000,
+                protect=self.barge_in_protect_ms / 1000,
+                eager=self.eager_reply,
+                backchannels=spoken_words(self.backchannels) or BACKCHANNELS,
+            ),
+            endpointing=Endpointing(
+                silence_ms=self.end_of_turn_ms,
+                pause_ms=min(200, self.end_of_turn_ms),
+                complete_ms=self.smart_turn_min_ms,
+                incomplete_ms=self.smart_turn_max_ms,
+            ),
+            end_of_turn=shared(self.end_of_turn, self.smart_turn_model),
+            echo_cancellation=self.echo_cancellation,
             streaming_stt=self.streaming_stt,
             lead=self.output_lead_ms / 1000,
             record=self.record_calls,
@@ -71,6 +114,9 @@ class Profile:
     voice: str = ""
     duplex: Duplex = field(default_factory=Duplex)
     endpointing: Endpointing = field(default_factory=Endpointing)
+    end_of_turn: EndOfTurn | None = None
+    """The model that is asked at each pause."""
+    echo_cancellation: echo.EchoCancellation = "off"
     by_hand: bool = False
     """Whether the client itself says when an utterance ends."""
     pre_roll_ms: int = 300

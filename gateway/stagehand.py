@@ -60,6 +60,8 @@ class Stagehand:
         self._untold: set[int] = set()
         """Utterances of which the client has not been told: they may yet turn out to be nothing."""
         self._truncated: dict[int, int] = {}
+        self._afterwards: list[Said] = []
+        """What was said over the turn that goes on: in the history it follows the turn."""
         self._text = ""
         session.output.first_frame = lambda frame: self.step("first_out")
 
@@ -182,7 +184,11 @@ class Stagehand:
     def _(self, action: inputs.Commit) -> None:
         start, _ = self._starts.pop(action.utterance, (0, 0))
         item = utterance_item(self._session.id, action.utterance)
-        self.history.say(Said(item, "user", action.text, name="backchannel" if action.backchannel else ""))
+        said = Said(item, "user", action.text, name="backchannel" if action.backchannel else "")
+        if action.over in self._turns:
+            self._afterwards.append(said)
+        else:
+            self.history.say(said)
         if action.utterance in self._untold and action.backchannel:
             self._untold.discard(action.utterance)
             return
@@ -237,9 +243,12 @@ class Stagehand:
         turn, session = action.turn, self._session
         record = self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
         self._text = ""
-        session.output.begin(turn)
-        self._outlet.turn_opened(turn, action.tag)
-        self.step("turn", turn=turn)
+        session.output.begin(turn, kept_back=bool(action.said))
+        if action.said:
+            self.step("turn", "ahead of the end", turn)
+        else:
+            self._outlet.turn_opened(turn, action.tag)
+            self.step("turn", turn=turn)
         instructions = self._instructions.pop(action.tag, "")
         if action.text:
             key = session_key(session.id, "reply")
@@ -253,10 +262,16 @@ class Stagehand:
                 record.stopped(Stopped(turn, "llm", "never_started"))
                 return
             pinned = await self.history.pin()
-            entry = await self._work["llm"].offer(TurnOffer(session.id, turn, pinned, instructions))
+            entry = await self._work["llm"].offer(TurnOffer(session.id, turn, pinned, instructions, action.said))
             record.offered("llm", entry)
 
         self.later(offer)
+
+    @do.register
+    def _(self, action: inputs.ReleaseTurn) -> None:
+        self._outlet.turn_opened(action.turn, "")
+        self._session.output.resume()
+        self.step("released", turn=action.turn)
 
     @do.register
     def _(self, action: inputs.CloseTurn) -> None:
@@ -333,6 +348,9 @@ class Stagehand:
     def _remember(self, turn: int, text: str, *, complete: bool) -> None:
         if text:
             self.history.say(Said(turn_item(self._session.id, turn), "assistant", text, turn, complete))
+        for said in self._afterwards:
+            self.history.say(said)
+        self._afterwards.clear()
 
     def _tell(self, utterance: int, *, stopped: bool = False) -> None:
         """Tell the client of an utterance, if it has not been told."""

@@ -8,6 +8,10 @@ THINKING --first audio--> SPEAKING --all played--> DONE
    |  speaking-----------> |
    +------ confirmed ------+--> CANCELLING --every stage answered, or the limit--> CANCELLED
    +------ a stage failed -+--> FAILED
+
+SPECULATIVE --end of turn confirmed--> THINKING, or SPEAKING when its audio is here already
+   +------ the caller goes on ------> CANCELLING
+   +------ a stage failed ----------> FAILED
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from enum import Enum
 
 
 class TurnState(Enum):
+    SPECULATIVE = "speculative"
+    """Begun at a pause, before the caller's turn is known to be over; the client knows nothing of it."""
     THINKING = "thinking"
     SPEAKING = "speaking"
     HELD = "held"
@@ -38,7 +44,12 @@ class Cause(Enum):
     PLAYED = "all played"
     TEXT_ONLY = "text only, complete"
     STOPPED = "every stage answered, or the limit"
+    RELEASED = "end of turn confirmed"
+    RELEASED_SPEAKING = "end of turn confirmed, audio here"
+    WENT_ON = "the caller goes on"
 
+
+LIVE = frozenset((TurnState.SPECULATIVE, TurnState.THINKING, TurnState.SPEAKING, TurnState.HELD))
 
 S, C = TurnState, Cause
 TRANSITIONS: dict[tuple[TurnState, Cause], TurnState] = {
@@ -55,6 +66,10 @@ TRANSITIONS: dict[tuple[TurnState, Cause], TurnState] = {
     (S.HELD, C.CONFIRMED): S.CANCELLING,
     (S.HELD, C.FAILED): S.FAILED,
     (S.CANCELLING, C.STOPPED): S.CANCELLED,
+    (S.SPECULATIVE, C.RELEASED): S.THINKING,
+    (S.SPECULATIVE, C.RELEASED_SPEAKING): S.SPEAKING,
+    (S.SPECULATIVE, C.WENT_ON): S.CANCELLING,
+    (S.SPECULATIVE, C.FAILED): S.FAILED,
 }
 
 
@@ -64,16 +79,27 @@ class ForbiddenTransition(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One assistant reply: its number (from 1), the utterance that led to it (0: none), its state."""
+    """One assistant reply. Times in seconds of the session's clock."""
 
     number: int
+    """From 1."""
     utterance: int
+    """The utterance that led to it; 0: none."""
     state: TurnState = TurnState.THINKING
+    interruptible: bool = True
+    """Whether speech may end it."""
+    began: float | None = None
+    """When its first audio came."""
 
     @property
     def live(self) -> bool:
         """Whether it may still produce something that is heard."""
-        return self.state in (TurnState.THINKING, TurnState.SPEAKING, TurnState.HELD)
+        return self.state in LIVE
+
+    @property
+    def audible(self) -> bool:
+        """Whether the caller hears it, or would if it were not held."""
+        return self.state in (TurnState.SPEAKING, TurnState.HELD)
 
     def go(self, cause: Cause) -> Turn:
         """The turn after ``cause``. Raises ForbiddenTransition."""

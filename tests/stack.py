@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+import numpy as np
 import uvicorn
 
 from bus.streams import Bus
@@ -17,6 +18,12 @@ from tests.engines import ScriptedLlm, ScriptedStt, ScriptedTts
 from workers.llm.worker import LlmWorker
 from workers.stt.worker import SttWorker
 from workers.tts.worker import TtsWorker
+
+
+def loud(window: bytes) -> float:
+    """A voice activity model for tests: whatever is loud is speech."""
+    samples = np.frombuffer(window, "<i2").astype(float)
+    return 0.9 if np.sqrt((samples**2).mean()) > 500 else 0.0
 
 
 class Stack:
@@ -48,7 +55,7 @@ async def running_stack(*, stt=None, llm=None, tts=None, make_client=None, **set
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     bus = Bus(make_client)
-    app = create_app(GatewaySettings(_env_file=None, gateway_port=port, **settings), bus)
+    app = create_app(GatewaySettings(_env_file=None, gateway_port=port, **settings), bus, lambda: loud)
     config = uvicorn.Config(app, port=port, ws_per_message_deflate=False, ws_max_size=32 << 20, log_level="warning")
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None

@@ -59,7 +59,9 @@ class RealtimeConnection:
     """One client on one WebSocket."""
 
     def __init__(self, socket: WebSocket, session_id: str, config: RealtimeConfig, *, extensions: bool) -> None:
-        self.outlet = RealtimeOutlet(session_id, self._queue, extensions=extensions)
+        # Browsers and the page cancel echo themselves; a client that does not says so in its URL.
+        cancels_echo = socket.query_params.get("echo") != "cancel"
+        self.outlet = RealtimeOutlet(session_id, self._queue, extensions=extensions, cancels_echo=cancels_echo)
         self._socket = socket
         self._config = config
         self._session_id = session_id
@@ -247,7 +249,9 @@ class RealtimeConnection:
         request = event.get("response") or {}
         tag = f"request {next(self._tags)}"
         self.outlet.requests[tag] = {**request, "event_id": event.get("event_id")}
-        self._session.respond(tag, request.get("instructions") or "")
+        # The protocol has no field for it; metadata is what the SDKs let through.
+        interruptible = (request.get("metadata") or {}).get("interruptible") != "false"
+        self._session.respond(tag, request.get("instructions") or "", interruptible=interruptible)
 
     def _cancel(self, event: dict[str, Any]) -> None:
         wanted = event.get("response_id")

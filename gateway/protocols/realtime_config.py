@@ -14,7 +14,6 @@ from openai.types.realtime import RealtimeSessionCreateRequest
 from pydantic import ValidationError
 
 from gateway.settings import Profile
-from gateway.speech import Endpointing
 
 RATE = 24_000
 PCM = {"type": "audio/pcm", "rate": RATE}
@@ -114,11 +113,15 @@ class RealtimeConfig:
         if detection is None:
             duplex = replace(base.duplex, respond=False, interrupt=False)
             return replace(profile, by_hand=True, duplex=duplex)
-        duplex = replace(base.duplex, respond=detection["create_response"], interrupt=detection["interrupt_response"])
+        eager = base.duplex.eager and not profile.text_only
+        duplex = replace(
+            base.duplex, respond=detection["create_response"], interrupt=detection["interrupt_response"], eager=eager
+        )
         endpointing = base.endpointing
         if detection["type"] == "server_vad":
             silence = int(detection["silence_duration_ms"])
-            endpointing = Endpointing(detection["threshold"], min(base.endpointing.pause_ms, silence), silence)
+            pause = min(base.endpointing.pause_ms, silence)
+            endpointing = replace(endpointing, threshold=detection["threshold"], pause_ms=pause, silence_ms=silence)
         pre_roll = int(detection.get("prefix_padding_ms", base.pre_roll_ms))
         return replace(profile, duplex=duplex, endpointing=endpointing, pre_roll_ms=pre_roll)
 

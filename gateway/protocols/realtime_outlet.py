@@ -47,10 +47,11 @@ class RealtimeOutlet:
 
     rate = RATE
 
-    def __init__(self, session: str, send: Send, *, extensions: bool) -> None:
+    def __init__(self, session: str, send: Send, *, extensions: bool, cancels_echo: bool = True) -> None:
         """``send`` queues one event for the client; ``extensions``: see docs/realtime-extensions.md."""
         self.session = session
         self.drops = extensions
+        self.cancels_echo = cancels_echo
         self.text_only = False
         self.items = Items()
         self.requests: dict[str, dict[str, Any]] = {}

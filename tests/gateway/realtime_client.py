@@ -16,20 +16,10 @@ SERVER_EVENT = TypeAdapter(RealtimeServerEvent)
 RATE = 24_000
 
 
-def voice(seconds: float, seed: int = 1) -> bytes:
-    """Something silero takes for speech, 24 kHz: a buzz with formants and syllables."""
-    rng = np.random.default_rng(seed)
+def voice(seconds: float) -> bytes:
+    """Something loud, 24 kHz: what the stack's detector takes for speech."""
     time = np.arange(int(seconds * RATE)) / RATE
-    pitch = 120 * (1 + 0.15 * np.sin(2 * np.pi * 2.3 * time))
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    buzz = sum(
-        np.sin(k * phase) * (np.exp(-(((k * 120 - 700) / 300) ** 2)) + np.exp(-(((k * 120 - 1200) / 350) ** 2)))
-        for k in range(1, 25)
-    )
-    syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 4 * time - 1)
-    noise = rng.normal(0, 0.01, len(time))
-    wave = buzz / np.max(np.abs(buzz)) * syllables + noise
-    return (wave * 12_000).astype("<i2").tobytes()
+    return (12_000 * np.sin(2 * np.pi * 180 * time)).astype("<i2").tobytes()
 
 
 class Client:

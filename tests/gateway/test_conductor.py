@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.conductor import BARGE_IN, CANCEL, FINAL, REPLY, policy
+from gateway.conductor import policy
 from gateway.duplex import Duplex, HalfDuplex
 from gateway.floor import Conversation, Floor
 from gateway.inputs import (
@@ -19,6 +19,7 @@ from gateway.inputs import (
     PauseUtterance,
     PlayedOut,
     Refuse,
+    ReleaseTurn,
     ResponseAsked,
     Resume,
     ResumeUtterance,
@@ -36,6 +37,7 @@ from gateway.inputs import (
     TimerFired,
     Words,
 )  # fmt: skip
+from gateway.moves import BARGE_IN, CANCEL, FINAL, REPLY, SESSION_ENDED
 from gateway.turns import TRANSITIONS, Cause, ForbiddenTransition, Turn, TurnState
 
 
@@ -116,7 +118,7 @@ def test_output_is_held_at_the_first_sound():
     """Onset while the assistant speaks silences it at once, before anything is known."""
     talk = Talk().speaking()
     actions = talk(SpeechStarted, 500, quiet=False)
-    assert actions == [Hold(1, 2), SetTimer(BARGE_IN, 2, talk.now + 0.7), StartUtterance(2, 500, 1)]
+    assert actions == [Hold(1, 2), SetTimer(BARGE_IN, 2, talk.now + 1.1), StartUtterance(2, 500, 1)]
     assert talk.state.turn.state is TurnState.HELD
 
 
@@ -129,7 +131,7 @@ def test_nothing_and_backchannels_are_taken_back(text):
     assert talk(Words, 2, 1, text, True, after=0.1) == [Resume(1)]
     assert talk.state.turn.state is TurnState.SPEAKING
     ended = talk(SpeechEnded, 1200, after=0.3)
-    assert ended == [EndUtterance(2, 1, 1200), Commit(2, text, True) if text else Discard(2)]
+    assert ended == [EndUtterance(2, 1, 1200), Commit(2, text, True, over=1) if text else Discard(2)]
     assert talk(PlayedOut, 1) == [CloseTurn(1, "done")]
 
 
@@ -157,7 +159,7 @@ def test_a_pause_stops_the_clock_of_long_speech_and_more_speech_adds_to_it():
     talk(SpeechStarted, 500)
     assert StopTimer(BARGE_IN, 2) in talk(SpeechPaused, 900, after=0.5, quiet=False)
     assert talk(TimerFired, BARGE_IN, 2, after=0.3) == []
-    resumed = talk(SpeechResumed, 1500, quiet=False)
+    resumed = talk(SpeechResumed, 1500, after=3, quiet=False)
     assert SetTimer(BARGE_IN, 2, pytest.approx(talk.now + 0.2)) in resumed
 
 
@@ -337,6 +339,103 @@ def test_a_client_may_forbid_replies():
     talk = Talk(Duplex(respond=False))
     assert talk.utterance("hello", 1)[-1] == Commit(1, "hello")
     assert talk.state.turn is None
+
+
+def test_while_an_echo_canceller_converges_wordless_speech_must_be_longer():
+    """In the first three seconds of the session's playback 1.1 s of speech confirm, afterwards 0.7 s; words at once."""
+    talk = Talk().speaking()
+    assert SetTimer(BARGE_IN, 2, pytest.approx(talk.now + 2 + 1.1)) in talk(SpeechStarted, 500, after=2, quiet=False)
+    talk = Talk().speaking()
+    assert SetTimer(BARGE_IN, 2, pytest.approx(talk.now + 4 + 0.7)) in talk(SpeechStarted, 500, after=4, quiet=False)
+    talk = Talk().speaking()
+    talk(SpeechStarted, 500, after=1)
+    assert talk(Words, 2, 0, "stop", False, after=0.1) == [CancelTurn(1, "turn_detected", 2)]
+
+
+def test_the_first_moments_of_a_reply_can_be_protected():
+    """Within ``protect`` nothing holds or cancels; speech that lasts beyond it, or words after it, do."""
+    talk = Talk(Duplex(protect=2.0)).speaking()
+    began = talk.now
+    actions = talk(SpeechStarted, 500, after=0.5, quiet=False)
+    assert actions == [SetTimer(BARGE_IN, 2, pytest.approx(began + 2.0)), StartUtterance(2, 500, 1)]
+    assert talk(Words, 2, 0, "stop", False, after=0.5) == []
+    assert talk(Words, 2, 0, "stop it", False, after=1.2) == [CancelTurn(1, "turn_detected", 2)]
+
+
+def test_a_reply_that_must_not_be_interrupted_is_heard_out_and_what_was_said_over_it_answered():
+    """Forbidden for one reply: the caller's words join the conversation and are answered after its end."""
+    talk = Talk()
+    talk(ResponseAsked, "", "terms", False)
+    talk(FirstAudio, 1)
+    assert talk.utterance("what does that mean", 1) == [
+        StartUtterance(1, 0, 1),
+        PauseUtterance(1, 1, 16_000),
+        EndUtterance(1, 1, 20_000),
+        Commit(1, "what does that mean", over=1),
+    ]
+    assert talk(PlayedOut, 1) == [CloseTurn(1, "done"), OpenTurn(2, 1, "", "")]
+    assert talk.state.turn.interruptible
+
+
+def eager(text="what time is it"):
+    """A conversation at the pause of an utterance whose text is known, with a turn begun on the guess."""
+    talk = Talk(Duplex(eager=True))
+    talk(SpeechStarted, 0)
+    talk(SpeechPaused, 500, after=1)
+    assert talk(Words, 1, 1, text, True, after=0.1) == [OpenTurn(1, 1, "", "", text)]
+    assert talk.state.turn.state is TurnState.SPECULATIVE
+    return talk
+
+
+def test_an_eager_reply_is_released_when_the_callers_turn_is_over():
+    """Begun at the pause, told to the client at the end: the wait for the end costs nothing."""
+    talk = eager()
+    assert talk(SpeechEnded, 900, after=0.3) == [EndUtterance(1, 1, 900), Commit(1, "what time is it"), ReleaseTurn(1)]
+    assert talk.state.turn.state is TurnState.THINKING
+    assert talk(FirstAudio, 1) == []
+    assert talk.state.turn.state is TurnState.SPEAKING
+
+
+def test_an_eager_reply_whose_audio_is_here_speaks_at_once():
+    """Audio that came before the end is heard with it, not before."""
+    talk = eager()
+    assert talk(FirstAudio, 1) == []
+    assert talk.state.turn.state is TurnState.SPECULATIVE
+    talk(SpeechEnded, 900)
+    assert talk.state.turn.state is TurnState.SPEAKING
+
+
+def test_an_eager_reply_is_cancelled_when_the_caller_goes_on():
+    """Nobody hears of it, and the whole utterance is answered by the next turn."""
+    talk = eager()
+    assert talk(SpeechResumed, 800, after=0.1) == [CancelTurn(1, "caller_went_on", 0), ResumeUtterance(1, 1)]
+    talk(SpeechPaused, 1500, after=1)
+    assert talk(Words, 1, 2, "what time is it in tokyo", True) == [OpenTurn(2, 1, "", "", "what time is it in tokyo")]
+    assert talk(SpeechEnded, 2000)[-1] == ReleaseTurn(2)
+
+
+def test_nothing_is_begun_eagerly_while_the_assistant_speaks():
+    """At a pause over a reply that is heard or held no turn is begun: the watermark is a prefix."""
+    talk = Talk(Duplex(eager=True)).speaking()
+    talk(SpeechStarted, 500)
+    talk(SpeechPaused, 900)
+    assert talk(Words, 2, 1, "mm-hmm", True) == [Resume(1)]
+    talk(SpeechEnded, 1200)
+    assert talk.state.turn.number == 1
+
+
+def test_an_eager_reply_that_fails_is_begun_again_at_the_end():
+    """A failure nobody knew of is no failure of the conversation."""
+    talk = eager()
+    assert talk(StageFailed, 1, "llm", "down") == [CloseTurn(1, "failed", "llm: down")]
+    assert talk(SpeechEnded, 900) == [EndUtterance(1, 1, 900), Commit(1, "what time is it"), OpenTurn(2, 1, "", "")]
+
+
+def test_an_eager_reply_cannot_be_cancelled_by_those_who_do_not_know_of_it():
+    """The client's cancel is for what it was told of; the session's end stops all."""
+    talk = eager()
+    assert talk(CancelAsked, 0, "client_cancelled") == []
+    assert talk(CancelAsked, 0, SESSION_ENDED) == [CancelTurn(1, "caller_went_on", 0)]
 
 
 @pytest.mark.parametrize("state", TurnState)

@@ -17,6 +17,7 @@ from gateway.inputs import (
     Hold,
     OpenTurn,
     PlayedOut,
+    ReleaseTurn,
     ResponseAsked,
     Resume,
     SetTimer,
@@ -50,10 +51,17 @@ KINDS = st.one_of(
     st.tuples(st.just(StageFailed), NUMBERS, st.just("tts"), st.just("x")),
     st.tuples(st.just(AllStopped), NUMBERS),
     st.tuples(st.just(CancelAsked), NUMBERS, st.just("client_cancelled")),
-    st.tuples(st.just(ResponseAsked), st.just(""), st.just("tag")),
+    st.tuples(st.just(ResponseAsked), st.just(""), st.just("tag"), st.booleans()),
     st.tuples(st.just(TimerFired), st.sampled_from(["barge_in", "final", "reply", "cancel"]), NUMBERS),
 )
-RULES = st.builds(Duplex, may_interrupt=st.booleans(), respond=st.booleans(), interrupt=st.booleans())
+RULES = st.builds(
+    Duplex,
+    may_interrupt=st.booleans(),
+    respond=st.booleans(),
+    interrupt=st.booleans(),
+    eager=st.booleans(),
+    protect=st.sampled_from([0.0, 1.0]),
+)
 
 
 class World:
@@ -63,7 +71,7 @@ class World:
         self.state = Conversation(rules=rules)
         self.now = 0.0
         self.live = None
-        self.held = False
+        self.held = self.untold = False
         self.cancelled, self.closed, self.settled = set(), set(), set()
         self.open, self.acted = set(), set()
         self.timers = {}
@@ -75,15 +83,19 @@ class World:
         ended = self.state.turn is None or not self.state.turn.live
         assert (self.live is None) == ended
         assert self.held == (self.state.turn is not None and self.state.turn.state is TurnState.HELD)
+        assert self.untold == (self.state.turn is not None and self.state.turn.state is TurnState.SPECULATIVE)
 
     def check(self, action):
         match action:
-            case OpenTurn(turn=number):
+            case OpenTurn(turn=number, said=said):
                 assert self.live is None, "two turns live"
                 assert number == max(self.cancelled | self.closed, default=0) + 1, "turns count up by one"
-                self.live = number
+                self.live, self.untold = number, bool(said)
+            case ReleaseTurn(turn=number):
+                assert number == self.live and self.untold
+                self.untold = False
             case Hold(turn=number):
-                assert number == self.live and not self.held
+                assert number == self.live and not self.held and not self.untold
                 self.held = True
             case Resume(turn=number):
                 assert number == self.live and self.held
@@ -91,11 +103,11 @@ class World:
             case CancelTurn(turn=number):
                 assert number == self.live, "a cancel touches the live turn only"
                 self.cancelled.add(number)
-                self.live, self.held = None, False
+                self.live, self.held, self.untold = None, False, False
             case CloseTurn(turn=number):
                 assert number == self.live
                 self.closed.add(number)
-                self.live, self.held = None, False
+                self.live, self.held, self.untold = None, False, False
             case Settle(turn=number):
                 assert number in self.cancelled and number not in self.settled
                 self.settled.add(number)

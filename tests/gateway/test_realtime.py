@@ -373,3 +373,48 @@ async def test_a_session_that_ended_leaves_keys_that_expire(stack):
     assert all([0 < await stack.bus.commands.ttl(key) <= 300 for key in keys])
     for work in ("sessions", "turns", "speak"):
         assert await stack.bus.commands.xlen(f"bargein:{{s0}}:{work}") == 0
+
+
+async def test_an_eager_reply_is_there_when_the_callers_turn_ends():
+    """EAGER_REPLY: the model has answered what was said before the end is known; the client hears of it at the end."""
+    async with running_stack(eager_reply=True) as stack, client(stack.ws + "&extensions=bargein") as call:
+        await call.speak()
+        done = await call.get("response.done")
+        assert done["response"]["status"] == "completed"
+        assert stack.llm.prompts[-1][-1] == ("user", "hello there")
+        steps = [event["step"] for event in call.all("bargein.step")]
+        assert steps.index("first_sentence") < steps.index("end_of_speech") < steps.index("first_out")
+        kinds = call.kinds()
+        assert kinds.index("input_audio_buffer.speech_stopped") < kinds.index("response.created")
+        (session,) = stack.sessions
+        await stack.bus.outbox.drain()
+        assert [(said.role, said.text) for said in await read(stack.bus, session)] == [
+            ("user", "hello there"),
+            ("assistant", stack.llm.answer),
+        ]
+
+
+async def test_an_eager_reply_to_half_a_question_is_never_heard():
+    """The caller goes on after a pause: the guess is cancelled, and the whole question answered."""
+    async with (
+        running_stack(eager_reply=True) as stack,
+        client(stack.ws + "&extensions=bargein") as call,
+    ):
+        await call.speak(0.6, 0.38)
+        await call.speak(0.6, 0.9)
+        done = await call.get("response.done")
+        assert done["response"]["status"] == "completed"
+        assert len(call.all("response.created")) == 1
+        steps = [(event["turn"], event["step"]) for event in call.all("bargein.step")]
+        assert (1, "cancelled") in steps and (2, "released") in steps
+
+
+async def test_a_reply_can_be_forbidden_to_be_interrupted():
+    """metadata interruptible "false": it is heard out, and what was said over it is answered afterwards."""
+    async with running_stack() as stack, client(stack.ws) as call:
+        await call.send("response.create", response={"metadata": {"interruptible": "false"}})
+        await call.get("response.output_audio.delta", 10)
+        await call.speak(0.5, 0.7)
+        assert (await call.get("response.done"))["response"]["status"] == "completed"
+        assert (await call.get("response.done", 2))["response"]["status"] == "completed"
+        assert stack.llm.prompts[-1][-1] == ("user", "hello there")

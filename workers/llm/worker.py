@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus.cancel import Cancelled, CancelToken
-from bus.events import ReplyEnd, Sentence, Stopped, ToolCall, TurnOffer
+from bus.events import ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
 from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
@@ -122,6 +122,8 @@ class _Answer:
         self._splitter = SentenceSplitter(self._language)
         instructions = offer.instructions or config.get("instructions", "")
         conversation = await read(bus, lease.session, offer.history)
+        if offer.said:
+            conversation.append(Said("", "user", offer.said))
         try:
             messages = await self._worker.prompts.build(lease.session, instructions, conversation, self._ask)
             try:
