@@ -209,8 +209,9 @@ async def test_a_failure_within_the_sound_is_final(monkeypatch, play, said):
         http = await voice_at(monkeypatch, server.url, stall_s=0.3)
         chunks = []
         with pytest.raises(EngineError, match=said):
-            async for chunk in http.speak(TEXT, "", "en-US", CancelToken("s0-abcdef", 1)):
-                chunks.append(chunk)
+            async with asyncio.timeout(5):
+                async for chunk in http.speak(TEXT, "", "en-US", CancelToken("s0-abcdef", 1)):
+                    chunks.append(chunk)
         assert joined(chunks) == SOUND[: 2880 * 4]
         assert len(server.requests) == 1
         assert "".join(chunk.text for chunk in chunks) == ""
@@ -228,6 +229,13 @@ async def test_a_server_that_hangs_before_the_first_audio_is_given_up(monkeypatc
         async with asyncio.timeout(5):
             await server.requests[0].gone.wait()
         assert len(server.requests) == 1
+
+
+async def test_a_sound_may_be_longer_than_its_first_audio_may_take(monkeypatch):
+    """TTS_FIRST_AUDIO_S ends with the first audio; from then on only a stall is too long."""
+    async with AudioStandIn(speak=[streams(*cut(SOUND, 4800), pace=0.03)]) as server:
+        http = await voice_at(monkeypatch, server.url, first_audio_s=0.3)
+        assert joined(await say(http)) == SOUND
 
 
 async def test_a_listener_who_waits_does_not_make_the_server_late(monkeypatch):
@@ -269,6 +277,17 @@ async def test_a_cancel_closes_the_connection_and_no_chunk_follows(monkeypatch, 
         assert request.gone_at - cancelled_at[0] < 1.0
         server.plays[SPEAK] = [streams(SOUND)]
         assert joined(await say(http)) == SOUND
+
+
+async def test_sound_that_is_here_already_does_not_leave_after_a_cancel(monkeypatch):
+    async with AudioStandIn(speak=[answers(SOUND)]) as server:
+        http = await voice_at(monkeypatch, server.url)
+        token, chunks = CancelToken("s0-abcdef", 1), []
+        with pytest.raises(Cancelled):
+            async for chunk in http.speak(TEXT, "", "en-US", token):
+                chunks.append(chunk)
+                token.cancel()
+        assert len(chunks) == 1
 
 
 async def test_a_cancelled_turn_asks_for_nothing(monkeypatch):
