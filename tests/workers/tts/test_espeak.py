@@ -49,8 +49,9 @@ async def idle():
 async def test_it_says_how_it_sounds_once_loaded(engine):
     assert engine.rate == 22_050
     assert engine.capacity >= 1
-    assert "English (America)" in engine.voices
-    assert "German" in engine.voices
+    assert {"en-US", "de", "fr"} < set(engine.voices)
+    assert not any("," in voice for voice in engine.voices), "they are joined with commas where workers register"
+    assert all(engine.find_voice(voice, "") for voice in engine.voices)
 
 
 async def test_a_sentence_is_speech_of_a_fitting_length(engine):
@@ -83,6 +84,7 @@ async def test_chunks_are_short(engine):
         "\n",
         "x",
         "<b>not markup</b> &amp; [[nor phonemes]]",
+        "a  b",
         "1,234,567.89 and 2026-11-22 at 10:45",
     ],
 )
@@ -178,6 +180,30 @@ async def test_the_cancel_stops_the_synthesis_itself(engine, monkeypatch):
     assert after == [False]
 
 
+def alike(one, two):
+    """Whether two sounds are the same sentence: nearly as long, and as loud in every 100 ms."""
+    size = 2205
+
+    def levels(sound):
+        return np.sqrt((sound[: len(sound) // size * size].reshape(-1, size) ** 2).mean(axis=1))
+
+    count = min(len(one), len(two)) // size
+    close = np.abs(levels(one)[:count] - levels(two)[:count]) < 0.25 * levels(one).max()
+    return abs(len(one) - len(two)) < 0.03 * len(one) and bool(close.all())
+
+
+async def test_a_sentence_after_a_cancel_sounds_the_same(engine):
+    """Nothing of a cancelled synthesis, nor of its voice, leaks into the next."""
+    text = "Hello there, this is a sentence of some length."
+    before = samples(await spoken(engine, text))
+    cancel = token()
+    with pytest.raises(Cancelled):
+        async for _ in engine.speak(LONG, "de+f3", "en-US", cancel):
+            cancel.cancel()
+    assert alike(before, samples(await spoken(engine, text)))
+    assert not alike(before, samples(await spoken(engine, text, "de")))
+
+
 async def test_a_closed_iterator_stops_the_synthesis(engine):
     """The rest of 500 s of speech is not made, and the next sentence is whole."""
     began = time.monotonic()
@@ -271,6 +297,8 @@ async def test_a_failing_library_is_an_engine_error(engine, monkeypatch):
         ("", "zh-CN", "Chinese (Mandarin, latin as English)"),
         ("german", "en-US", "German"),
         ("en-gb", "en-US", "English (Great Britain)"),
+        ("English (America)", "de", "English (America)"),
+        ("en-GB-x-rp", "de", "English (Received Pronunciation)"),
         ("en-us+f3", "de", "English (America)+f3"),
     ],
 )
@@ -278,18 +306,9 @@ async def test_voices_by_name_and_language(engine, voice, language, found):
     assert engine.find_voice(voice, language) == found
 
 
-async def test_voices_sound_different(engine):
-    """A variant and another language change what is heard."""
-    plain = samples(await spoken(engine, "Information."))
-    for voice in ("en-us+f3", "German"):
-        other = samples(await spoken(engine, "Information.", voice))
-        short = min(len(plain), len(other))
-        assert np.corrcoef(plain[:short], other[:short])[0, 1] < 0.9
-
-
 @pytest.mark.parametrize("voice", ["alloy", "../../etc/passwd", "en-us+../f3", "en-us+nobody", "+f3"])
 async def test_an_unknown_voice_is_refused_with_some_that_exist(engine, voice):
-    with pytest.raises(EngineError, match=r"has no voice .*en-us.* de"):
+    with pytest.raises(EngineError, match=r"has no voice .*en-US.* de"):
         await spoken(engine, "Hello.", voice)
 
 
@@ -318,7 +337,7 @@ async def test_the_rate_is_a_setting(monkeypatch):
     ("name", "value", "message"),
     [
         ("TTS_RATE_WPM", "fast", "TTS_RATE_WPM=fast: expected an integer >= 80 and <= 450"),
-        ("TTS_CAPACITY", "0", "TTS_CAPACITY=0: expected an integer >= 1 and <= 256"),
+        ("TTS_CAPACITY", "0", "TTS_CAPACITY=0: expected an integer >= 1 and <= 10000"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch, name, value, message):

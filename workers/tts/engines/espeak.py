@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     model_config = BusSettings.model_config
 
     tts_rate_wpm: int = Field(default=175, ge=80, le=450)
-    tts_capacity: int = Field(default=8, ge=1, le=256)
+    tts_capacity: int = Field(default=64, ge=1, le=10_000)
 
 
 class Library:
@@ -130,7 +130,9 @@ class Library:
         self.languages: dict[str, str] = {}
         """The voice that speaks each language tag best."""
         self.names: dict[str, str] = {}
-        """Every voice's name, by its lower-case form."""
+        """Every voice's name, by its lower-case name and identifier."""
+        self.identifiers: list[str] = []
+        """What a voice is called in lists: ``en-US``. Names have commas and brackets: ``English (America)``."""
         self._list_voices()
         self.variants = frozenset(file.name for file in (Path(data) / "voices" / "!v").glob("*"))
 
@@ -180,7 +182,9 @@ class Library:
             voice = listed[index].contents
             index += 1
             name, at = voice.name.decode(), voice.languages
-            self.names[name.strip().lower()] = name
+            identifier = voice.identifier.decode().rpartition("/")[2]
+            self.identifiers.append(identifier)
+            self.names[name.strip().lower()] = self.names[identifier.lower()] = name
             while priority := ctypes.string_at(at, 1)[0]:
                 tag = ctypes.string_at(at + 1)
                 at += 2 + len(tag)
@@ -210,7 +214,7 @@ class Espeak:
         """Load the library and speak once, unheard. Raises EngineError."""
         loop = asyncio.get_running_loop()
         library = await loop.run_in_executor(_thread, Library.get)
-        self.rate, self.voices = library.rate, tuple(sorted(name.strip() for name in library.names.values()))
+        self.rate, self.voices = library.rate, tuple(sorted(library.identifiers))
         self._library = library
         voice = self.find_voice("", "en-US")
         await loop.run_in_executor(
@@ -220,7 +224,8 @@ class Espeak:
     def find_voice(self, voice: str, language: str) -> str:
         """eSpeak's name for a voice, or for the best one of ``language`` when ``voice`` is "". Raises EngineError.
 
-        A voice is named as in ``voices`` or by a language tag, optionally with a variant: ``en-gb+f3``.
+        A voice is called as in ``voices``, by its full name or by a language tag, in any case, and may have a variant:
+        ``en-GB+f3``.
         """
         library = self._library
         if library is None:
@@ -239,8 +244,8 @@ class Espeak:
         found = library.names.get(key) or library.languages.get(key)
         if found is None or (plus and variant not in library.variants):
             raise EngineError(
-                f"espeak has no voice {voice[:60]!r}; expected for example 'English (America)', en-us, en-gb, de or "
-                f"fr, with a variant if you like (en-us+f3), one of {len(library.names)}"
+                f"espeak has no voice {voice[:60]!r}; expected for example en-US, en-GB-x-rp, de or fr, one of "
+                f"{len(self.voices)}, with a variant if you like (en-US+f3)"
             )
         return f"{found}{plus}{variant}"
 
