@@ -1,55 +1,110 @@
-"""Splitting an answer into sentences while it is still being written, so that the voice starts with the first."""
+"""Sentences out of a stream of text, each as soon as it is certain.
 
-from __future__ import annotations
+A sentence is certain when the next one has begun, or a line ends. What ``sentencex`` calls a boundary is one, unless a
+list's number stands alone before it or only closing brackets and quotes after it. Markdown and emoji are left as they
+are.
+"""
 
 import re
 
 from sentencex import segment
 
-LONGEST = 240
-"""Characters after which text without an end is split at its last clause mark, so that speech can start."""
-_CLAUSE = re.compile(r"[,;:–—](?=\s)|[，；：、]")
-_WIDE_END = re.compile(r"[。！？]")
+CLAUSE_AFTER = 240
+"""Characters without an end after which a sentence is cut at its last clause mark, so that speech can start."""
+SPACE_AFTER = 480
+"""Characters without an end or a clause mark after which it is cut at its last space."""
+
+_CJK_MARKS = "。！？｡"
+_CLOSERS = re.compile(r"[)\]}\"'”’»」』）】]+\s*")
+_LIST_NUMBER = re.compile(r"\s*\(?\d+[.)]\s*")
+_AFTER_NUMBER = re.compile(r"\d\W*\s")
+_CLAUSE = re.compile(r"[,;:](?=\s)|(?<=\s)[-–—](?=\s)|—|[，、；：]")
 
 
 class SentenceSplitter:
-    """Takes text as it comes; gives sentences as soon as they are certain, each without outer whitespace.
+    """Takes text in pieces of any size; what it gives does not depend on how the text was cut into pieces.
 
-    A sentence is certain when the next one has begun, a newline follows, or its end mark is one that needs no space
-    after it (。！？). The sentences do not depend on how the text was cut into deltas.
+    Sentences are stripped and never empty; joined, they are the text without the white space between them.
+    ``language`` is a BCP-47 tag: its abbreviations do not end a sentence.
     """
 
     def __init__(self, language: str) -> None:
-        """``language`` is a BCP-47 tag; its first part chooses sentencex's rules."""
-        self._language = language.partition("-")[0].lower() or "en"
+        self._language = re.split("[-_]", language)[0].lower() or "en"
         self._text = ""
+        """What has not been released."""
 
     def push(self, delta: str) -> list[str]:
-        """The sentences that ``delta`` completes."""
-        found: list[str] = []
+        """Take a piece of text; the sentences that became certain with it."""
+        sentences: list[str] = []
         for character in delta:
             self._text += character
-            if character.isspace() or self._text[-2:-1].isspace() or _WIDE_END.match(character):
-                found += self._complete()
-        return found
+            if character == "\n":
+                sentences += self.finish()
+            else:
+                sentences += self._ended(character) or self._too_long()
+        return sentences
 
     def finish(self) -> list[str]:
-        """What is left, the last sentence included; the splitter is empty afterwards."""
-        text, self._text = self._text, ""
-        return [part.strip() for part in self._segments(text) if part.strip()]
+        """The text is over: the sentences that are left."""
+        parts, self._text = self._parts(), ""
+        return [part.strip() for part in parts if part.strip()]
 
-    def _complete(self) -> list[str]:
-        segments = self._segments(self._text)
-        done = segments[:-1]
-        rest = segments[-1] if segments else ""
-        if "\n" in rest.lstrip() or _WIDE_END.search(rest[-1:]):
-            done, rest = [*done, rest], ""
-        if len(rest) > LONGEST:
-            marks = list(_CLAUSE.finditer(rest))
-            if marks:
-                done, rest = [*done, rest[: marks[-1].end()]], rest[marks[-1].end() :]
-        self._text = rest
-        return [part.strip() for part in done if part.strip()]
+    def _ended(self, character: str) -> list[str]:
+        """The sentences before the one that ``character``, the latest, belongs to."""
+        # A boundary can be seen where a word begins or ends, nowhere else.
+        before = self._text[-2:-1]
+        if not (character.isspace() or before.isspace() or _ends_without_space(before)):
+            return []
+        parts = self._parts()
+        last = parts[-1]
+        if len(parts) < 2 or not last.strip():
+            return []
+        # Whether a number with a dot is an ordinal ("3. Januar") shows in the whole of the word after it.
+        if _AFTER_NUMBER.search(parts[-2][-4:]) and not re.search(r"\S\s", last):
+            return []
+        self._text = last
+        return [part.strip() for part in parts[:-1]]
 
-    def _segments(self, text: str) -> list[str]:
-        return list(segment(self._language, text)) if text.strip() else []
+    def _too_long(self) -> list[str]:
+        """The beginning of a sentence that goes on for too long."""
+        text = self._text
+        if len(text.strip()) <= CLAUSE_AFTER:
+            return []
+        cut = max((match.end() for match in _CLAUSE.finditer(text)), default=0)
+        if not cut and len(text.strip()) > SPACE_AFTER:
+            cut = text.rstrip().rfind(" ") + 1
+        head = text[:cut].strip()
+        if not head:
+            return []
+        self._text = text[cut:]
+        return [head]
+
+    def _parts(self) -> list[str]:
+        """The text cut at each boundary; joined, the parts are the text."""
+        parts: list[str] = []
+        for found in segment(self._language, self._text):
+            part = found
+            if parts:
+                closers = _CLOSERS.match(part)
+                if closers is not None and not parts[-1][-1:].isspace():
+                    parts[-1] += closers.group()
+                    part = part[closers.end() :]
+                    if not part:
+                        continue
+                if _goes_on(parts[-1]):
+                    parts[-1] += part
+                    continue
+            parts.append(part)
+        return parts or [""]
+
+
+def _goes_on(part: str) -> bool:
+    """Whether what follows ``part`` belongs to it: it is a list's number, or nothing separates the two."""
+    if not part.strip() or _LIST_NUMBER.fullmatch(part):
+        return True
+    return not (part[-1].isspace() or _ends_without_space(part))
+
+
+def _ends_without_space(text: str) -> bool:
+    """Whether ``text`` ends with a mark that needs no space after it, perhaps within quotes."""
+    return text.rstrip(")]}\"'”’»」』）】")[-1:] in tuple(_CJK_MARKS)
