@@ -94,7 +94,7 @@ class Caller:
                 self._over_thinking(rng.random())
         elif self._met != live.number:
             self._met = live.number
-            self._next = now + rng.uniform(0.05, 0.8)
+            self._next = now + rng.uniform(0.02, 0.5)
         elif live.state is TurnState.HELD:
             self._next = now + 0.2
         else:
@@ -129,14 +129,14 @@ class Caller:
         self._note(f"{what} ({len(kinds) * 60} ms)")
         self._world.counts[what] += 1
         self._plan.extend(kinds)
-        self._next = self._world.loop.now + len(kinds) * FRAME + self._rng.uniform(0.2, 0.9)
+        self._next = self._world.loop.now + len(kinds) * FRAME + self._rng.uniform(0.1, 0.6)
 
     def _words(self) -> list[int]:
         rng, kinds = self._rng, list[int]()
-        for n in range(rng.randint(1, 3)):
+        for n in range(rng.choice((1, 1, 2, 3))):
             if n:
                 kinds += [SILENCE] * (rng.randint(5, 7) if rng.random() < 0.2 else 1)
-            kinds += [WORD] * rng.randint(2, 6)
+            kinds += [WORD] * rng.randint(2, 5)
         return kinds
 
     def _cancel(self) -> None:

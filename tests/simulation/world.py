@@ -26,6 +26,7 @@ from gateway import turns
 from gateway.duplex import Duplex
 from gateway.session import Session
 from gateway.settings import Profile
+from gateway.speech import Endpointing
 from tests.simulation.audio import Murmurs, Replies, probability
 from tests.simulation.caller import Caller
 from tests.simulation.checks import GUARDED, Watch, after_call
@@ -35,7 +36,7 @@ from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.server import EPOCH, server, virtual_time
 from tests.simulation.wire import Network, Weather
 from workers.llm.worker import LlmWorker
-from workers.runtime import Worker
+from workers.runtime import Life, Worker
 from workers.stt.worker import SttWorker
 from workers.tts.worker import TtsWorker
 
@@ -199,13 +200,14 @@ class World:
             await self._call(bus, work, f"s0-{slot:04d}{number:04d}", rng)
 
     async def _call(self, bus: Bus, work: dict[str, Work], name: str, rng: random.Random) -> None:
-        text_only, half = rng.random() < 0.06, rng.random() < 0.06
+        text_only, half = rng.random() < 0.03, rng.random() < 0.04
         greeting = self.replies.make([rng.randint(3, 6)]).text if rng.random() < 0.5 else ""
         profile = Profile(
             greeting=greeting,
             duplex=Duplex(may_interrupt=not half, backchannels=Murmurs()),
             text_only=text_only,
             streaming_stt=rng.random() < 0.9,
+            endpointing=Endpointing(silence_ms=rng.choice((300, 300, 500))),
         )
         client = Client(self, name, drops=rng.random() < 0.6, text_only=text_only, replies=self.replies)
         session = Session(
@@ -252,7 +254,7 @@ class World:
         else:
             engine = (ScriptedLlm if stage == "llm" else ScriptedTts)(rng, moods, self.replies)
             engine.generating, engine.writer = self.generating, process.name
-        worker = KINDS[stage](bus, engine)
+        worker = KINDS[stage](bus, engine, Life(lease=self.plan.lifetime, deliveries=30))
         self._workers[process.name] = worker
         await worker.run()
 
