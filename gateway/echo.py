@@ -29,7 +29,7 @@ EchoCancellation = Literal["off", "auto", "on"]
 
 MISSING = "echo cancellation needs an extra: pip install bargein[echo]"
 
-DELAY = {8_000: 88, 16_000: 128, 24_000: 224, 48_000: 431}
+DELAY = {8_000: 88, 16_000: 128, 24_000: 223, 48_000: 430}
 """Samples by which the module's output lags behind its input at each rate in Hz that it takes here, measured."""
 KEPT_S = 2.0
 """Seconds for which what has been played is kept: a microphone's audio that comes later has nothing to go with."""
