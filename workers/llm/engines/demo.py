@@ -47,7 +47,9 @@ UNITS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-CONTINUE = re.compile(r"\b(go on|continue|carry on|keep going)\b")
+CONTINUE = re.compile(r"\b(go on|continue|carry on|keep going|keep counting)\b")
+COUNT = re.compile(r"\b(?:count|numbers)\w*\b|\b(?:down|town|come|found)\b(?= (?:up )?(?:to|two|too) )")
+"""A recogniser hears "count to fifty" as "down to fifty" or "found two fifty" as well."""
 STOP = re.compile(r"\b(stop|be quiet|shut up|never mind|enough|wait|hold on)\b")
 ABOUT = (
     "I am the demonstration voice of bargein. I run on this machine, without any model. "
@@ -92,7 +94,7 @@ def answer(messages: Sequence[Message], now: datetime) -> str:
     said = [message.text for message in messages if message.role == "user"]
     if not said:
         return "Hello. " + ABOUT
-    asked = re.sub(r"[^\w' ]", " ", said[-1].lower())
+    asked = plain(said[-1])
     if CONTINUE.search(asked) and (rest := _rest(messages)):
         return rest
     for keys, make in TOPICS:
@@ -131,23 +133,34 @@ def number_in(text: str) -> int | None:
 
 
 def _rest(messages: Sequence[Message]) -> str:
-    """What is left of the last thing that was cut off: the heard text is the beginning of something known."""
+    """What is left of the last thing that was cut off: the heard text is a part of something known."""
+    counts = [counted(_limit(plain(m.text))) for m in reversed(messages) if m.role == "user" and COUNT.search(m.text)]
     for message in reversed(messages):
-        if message.role != "assistant":
-            continue
         heard = message.text.strip()
-        for whole in (*(f"Here is a story. {story}" for story in STORIES), counted(HIGHEST)):
-            at = whole.find(heard[-60:]) if len(heard) > 8 else -1
-            if at >= 0:
-                return whole[at + len(heard[-60:]) :].strip(" ,")
+        if message.role != "assistant" or not heard:
+            continue
+        for whole in (*counts, *(f"Here is a story. {story}" for story in STORIES)):
+            # A whole beginning, or else the end of what was heard where it stands between words.
+            end = re.escape(heard[-60:].removesuffix("."))
+            part = re.match(re.escape(heard), whole) or re.search(rf"(?<![\w-]){end}(?![\w-])", whole, re.IGNORECASE)
+            if part is not None and (rest := whole[part.end() :].strip(" ,.")):
+                return f"{rest}."
     return ""
 
 
+def plain(text: str) -> str:
+    """A text in lower case without punctuation, with a space after each word."""
+    return re.sub(r"[^\w' ]", " ", text.lower()) + " "
+
+
+def _limit(asked: str) -> int:
+    """How far to count. What stands before the number does not matter: "two fifty" is heard for "to fifty"."""
+    after = re.sub(r"^(?:\s+(?:from one|up|to|two|too|till|until)(?= +\w))*", "", COUNT.split(asked, maxsplit=1)[-1])
+    return min(max(number_in(after) or 20, 1), HIGHEST)
+
+
 def _count(asked: str, now: datetime, turn: int) -> str:
-    # "count to fifty" is often heard as "count two fifty": the number after the first "to" or "two" counts.
-    after = re.split(r"\bcount\w*\b(?:\s+(?:from one|up|to|two|too|till|until))*", asked, maxsplit=1)[-1]
-    wanted = number_in(after)
-    return counted(min(max(wanted or 20, 1), HIGHEST))
+    return counted(_limit(asked))
 
 
 def _time(asked: str, now: datetime, turn: int) -> str:
@@ -178,15 +191,26 @@ def _fixed(text: str) -> Callable[[str, datetime, int], str]:
 
 
 TOPICS: tuple[tuple[str, Callable[[str, datetime, int], str]], ...] = (
-    (r"\bcount|\bnumbers\b", _count),
-    (r"\bstor(y|ies)\b|\btale\b|tell me (a|the|us)\b", _story),
+    (COUNT.pattern, _count),
+    (r"\bstor(y|ies)\b|\btale\b|\btell (me|us) (a|is)\b", _story),
     (r"\bbrooklyn\b|\bbridge\b", _brooklyn),
     (r"\bweather\b|\brain\b|\bforecast\b", _fixed("I cannot see the sky from in here, so I do not know the weather.")),
-    (r"\bdate\b|\bwhat day\b|\btoday\b", _date),
+    (
+        r"\beiffel\b",
+        _fixed("The Eiffel Tower was opened in 1889. It is 330 metres high, and painted anew every seven years."),
+    ),
+    (
+        r"\bmoon\b",
+        _fixed("The moon is about 384,000 kilometres away. Light needs a little more than a second to get there."),
+    ),
+    (r"\bthank(s| you)\b", _fixed("You are welcome.")),
+    (r"\bdate\b|\bwhat day\b|\bwhat is the day\b|\btoday\b", _date),
     (r"\btime\b|\bclock\b|\bhow late\b", _time),
     (STOP.pattern, _fixed("All right.")),
-    (r"\bthanks?\b|\bthank you\b", _fixed("You are welcome.")),
     (r"\bgood ?bye\b|\bbye\b", _fixed("Goodbye. It was nice talking to you.")),
-    (r"\bwho are you\b|\bwhat are you\b|\bwhat can you\b|\bhelp\b|\byour name\b", _fixed(ABOUT)),
+    (
+        r"\b(who|what) (are|is) (you|this|there)\b|\bwhat('s this| can you)\b|\bhelp\b|\byour name\b",
+        _fixed(ABOUT),
+    ),
     (r"\bhello\b|\bhi\b|\bgood (morning|evening|afternoon)\b", _fixed("Hello. " + ABOUT)),
 )
