@@ -197,7 +197,7 @@ class Ear:
             return self._done(event["response"], now)
         elif kind == "bargein.output.held":
             reply = self._silence(self._reply(event["response_id"], now), now)
-            played = {"response_id": reply.response_id, "audio_end_ms": int(reply.holds[-1].played)}
+            played = {"response_id": reply.response_id, "audio_end_ms": round(reply.holds[-1].played, 3)}
             return [{"type": "bargein.output.played", **played}]
         elif kind == "bargein.output.resumed":
             self._resume(self._reply(event["response_id"], now), event["audio_start_ms"])

@@ -45,8 +45,8 @@ class Outlet(Protocol):
     def held(self, turn: int, onset_ms: int) -> None:
         """Output is held; only sent to a client that ``drops``."""
 
-    def resumed(self, turn: int, start_ms: int) -> None:
-        """Output goes on from ``start_ms`` of the turn."""
+    def resumed(self, turn: int, start_ms: float) -> None:
+        """Output goes on from ``start_ms`` of the turn, which names a sample exactly."""
 
     def turn_closed(self, turn: int, outcome: str, reason: str, heard_text: str, heard_ms: int) -> None:
         """A turn ended: ``outcome`` is completed, cancelled or failed. No audio of it follows."""

@@ -133,12 +133,12 @@ class Output:
         self._tell(now)
         return heard * 1000 // self.playback.rate
 
-    def resume(self) -> int:
-        """Go on; the position from which, in ms."""
+    def resume(self) -> float:
+        """Go on; the position from which, in ms to the sample."""
         self._fed_at = self._clock()
         start = self.playback.resume()
         self._wake.set()
-        return start * 1000 // self.playback.rate
+        return round(start * 1000 / self.playback.rate, 3)
 
     def heard(self) -> tuple[str, int]:
         """(text, milliseconds) of the present turn whose sound was completely heard."""

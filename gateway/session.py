@@ -212,9 +212,9 @@ class Session:
         self.feed(inputs.CancelAsked(self.now, turn, reason))
         return live.number
 
-    def played(self, turn: int, position_ms: int) -> None:
+    def played(self, turn: int, position_ms: float) -> None:
         """A client that was told to hold says how much it had really played."""
-        self.output.playback.correct(turn, position_ms * self.output.playback.rate // 1000)
+        self.output.playback.correct(turn, round(position_ms * self.output.playback.rate / 1000))
 
     def truncate(self, turn: int, position_ms: int) -> None:
         """A client says how much of a turn it really played: the history keeps that much of it."""

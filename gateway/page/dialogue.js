@@ -234,7 +234,7 @@ export class Dialogue extends EventTarget {
     this.send({
       type: "bargein.output.played",
       response_id: id,
-      audio_end_ms: Math.floor(position / PER_MS),
+      audio_end_ms: position / PER_MS,
     });
     if (interruption === null) return;
     this.interruptions.silenced(interruption, time, this.player.outputLatency, sounded);

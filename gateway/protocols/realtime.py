@@ -301,7 +301,7 @@ class RealtimeConnection:
             raise ProtocolError(
                 "missing_required_parameter", "Missing required parameter: 'response_id'.", "response_id"
             )
-        self._session.played(self.outlet.turn_of(response), int(position))
+        self._session.played(self.outlet.turn_of(response), position)
 
 
 def _wrong_shape(kind: str, error: ValidationError) -> ProtocolError:

@@ -157,7 +157,7 @@ class RealtimeOutlet:
         where = {"response_id": self.response_id(turn), "item_id": turn_item(self.session, turn)}
         self.emit("bargein.output.held", **where, onset_ms=onset_ms)
 
-    def resumed(self, turn: int, start_ms: int) -> None:
+    def resumed(self, turn: int, start_ms: float) -> None:
         where = {"response_id": self.response_id(turn), "item_id": turn_item(self.session, turn)}
         self.emit("bargein.output.resumed", **where, audio_start_ms=start_ms)
 

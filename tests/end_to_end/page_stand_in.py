@@ -340,7 +340,7 @@ async def demonstration(call: StandInCall) -> None:
     await call.partial("user_2", "mm-hmm")
     await asyncio.sleep(0.5)
     await call.speech_stopped("user_2")
-    start = int(played["audio_end_ms"] * RATE / 1000)
+    start = round(played["audio_end_ms"] * RATE / 1000)
     await call.resumed("r1", played["audio_end_ms"])
     playing = asyncio.create_task(call.deltas("r1", audio, words, start))
     await call.final("user_2", "mm-hmm")

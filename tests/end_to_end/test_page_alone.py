@@ -111,7 +111,7 @@ async def test_a_hold_that_is_taken_back_loses_and_repeats_nothing(
         assert played["response_id"] == "r1"
         await call.delta("r1", audio[-960:])
         await call.resumed("r1", played["audio_end_ms"])
-        position = played["audio_end_ms"] * RATE // 1000
+        position = round(played["audio_end_ms"] * RATE / 1000)
         await call.deltas("r1", audio, start=position, lead_ms=4000, first_ms=400)
         await call.done("r1")
         await page.wait_for_function("bargein.conversation.find(({ id }) => id === 'r1').final")

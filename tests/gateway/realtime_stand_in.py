@@ -138,7 +138,7 @@ class Line:
         self._reply: Scripted | None = None
         self._sent = 0
         self._held_at = -1
-        self._played_ms: int | None = None
+        self._played_ms: float | None = None
         self._resumed = False
 
     async def told(self, event: dict) -> None:
@@ -186,7 +186,7 @@ class Line:
     async def _decide(self) -> None:
         self._held_at = -1
         if self._reply.verdict == "resume":
-            self._sent = self._played_ms * RATE // 1000
+            self._sent = round(self._played_ms * RATE / 1000)
             self._resumed = True
             await self.send("bargein.output.resumed", **self._names, audio_start_ms=self._played_ms)
             await self._speak(STEP * self._reply.lead)
