@@ -165,7 +165,7 @@ async def test_a_cancelled_response_ends_at_once_and_is_never_heard_again(browse
     assert np.allclose(second[:9600], 0.25, atol=1e-4), "something else sounded after the cancel"
     assert interruption["outcome"] == "confirmed" and outcome == "confirmed"
     assert float(label.split()[3]) * 1000 == pytest.approx(played["audio_end_ms"], abs=10)
-    last = played["audio_end_ms"] // 100 * 100
+    last = int(played["audio_end_ms"] // 100 * 100)
     assert f" w{last - 100}" in text and f" w{last + 100}" not in text and "stale" not in text
 
 
