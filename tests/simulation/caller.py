@@ -87,6 +87,8 @@ class Caller:
                 self._next = now + 0.1
             else:
                 self._say("asks", self._words())
+        elif live.state is TurnState.SPECULATIVE:
+            self._next = now + 0.1
         elif live.state is TurnState.THINKING:
             self._next = now + 0.1
             if self._met != -live.number:

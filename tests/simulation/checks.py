@@ -118,7 +118,9 @@ def _check_outcome(world: World, session: str, client: Client, number: int) -> N
     world.outcomes[f"{turn.outcome} {turn.reason if turn.outcome == 'cancelled' else ''}".strip()] += 1
     if turn.outcome == "cancelled" and turn.reason == "client_cancelled" and number not in client.asked_to_cancel:
         world.fail(f"{session}: turn {number} was cancelled by the client, who had not asked for it")
-    if turn.outcome == "failed" and not any(cause in turn.reason for cause in ("mid-reply", "InjectedCrash", "died")):
+    if turn.outcome == "failed" and not any(
+        cause in turn.reason for cause in ("mid-reply", "InjectedCrash", "died", "refused")
+    ):
         world.fail(f"{session}: turn {number} failed: {turn.reason}")
 
 

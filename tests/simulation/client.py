@@ -48,6 +48,7 @@ class Client:
     """An Outlet. ``drops``: it throws its buffer away when told to hold, and is sent that part again."""
 
     rate = RATE
+    cancels_echo = True
 
     def __init__(self, world: World, name: str, *, drops: bool, text_only: bool, replies: Replies) -> None:
         self.drops = drops
@@ -70,8 +71,8 @@ class Client:
         self._note(f"turn {turn} opened")
         if self._open:
             self._fail(f"turn {turn} opened while turn {self._open} is open")
-        if turn != len(self.turns) + 1:
-            self._fail(f"turn {turn} opened after turn {len(self.turns)}")
+        if turn <= max(self.turns, default=0):
+            self._fail(f"turn {turn} opened after turn {max(self.turns)}")
         self._open = turn
         self.turns[turn] = Heard(turn)
 
@@ -128,7 +129,13 @@ class Client:
 
     def turn_closed(self, turn: int, outcome: str, reason: str, heard_text: str, heard_ms: int) -> None:
         self._note(f"turn {turn} {outcome} ({reason}), {heard_ms} ms heard")
-        heard = self.turns[turn]
+        heard = self.turns.get(turn)
+        if heard is None:
+            # It was begun on the guess that the caller was done, and nothing of it was ever told.
+            if heard_text or heard_ms or outcome == "completed":
+                self._fail(f"turn {turn} was {outcome} and heard, never having been opened")
+            self._world.counts["guesses withdrawn"] += 1
+            return
         if self._open != turn:
             self._fail(f"turn {turn} closed, turn {self._open or 'none'} being open")
         self._open = 0

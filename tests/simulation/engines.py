@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bus.cancel import CancelToken
 from tests.simulation.audio import CHUNK, RATE, Ledger, Replies, speech
+from workers.engines import EngineError
 from workers.llm.engine import Message
 from workers.tts.engine import Chunk
 
@@ -19,6 +20,8 @@ class Moods:
 
     crash: float = 0.012
     """Chance that a voice raises in the middle of a sentence."""
+    refuses: float = 0.015
+    """Chance that a model fails before it has said anything."""
     dumb: float = 0.01
     """Chance that a model answers nothing at all."""
     stall: float = 0.02
@@ -105,6 +108,8 @@ class ScriptedLlm(Scripted):
 
     async def _answer(self) -> AsyncIterator[str]:
         await self._think(0.03, 0.25)
+        if self._rng.random() < self._moods.refuses:
+            raise EngineError("the model refused")
         if self._rng.random() < self._moods.dumb:
             return
         reply = self._replies.make([self._rng.randint(2, 7) for _ in range(self._rng.randint(1, 4))])

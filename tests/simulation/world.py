@@ -204,7 +204,7 @@ class World:
         greeting = self.replies.make([rng.randint(3, 6)]).text if rng.random() < 0.5 else ""
         profile = Profile(
             greeting=greeting,
-            duplex=Duplex(may_interrupt=not half, backchannels=Murmurs()),
+            duplex=Duplex(may_interrupt=not half, backchannels=Murmurs(), eager=rng.random() < 0.3),
             text_only=text_only,
             streaming_stt=rng.random() < 0.9,
             endpointing=Endpointing(silence_ms=rng.choice((300, 300, 500))),
@@ -254,7 +254,9 @@ class World:
         else:
             engine = (ScriptedLlm if stage == "llm" else ScriptedTts)(rng, moods, self.replies)
             engine.generating, engine.writer = self.generating, process.name
-        worker = KINDS[stage](bus, engine, Life(lease=self.plan.lifetime, deliveries=30))
+        life = Life(lease=self.plan.lifetime, deliveries=30)
+        # A fallback is the same text each time, and here every text is told from every other.
+        worker = LlmWorker(bus, engine, life, fallback="") if stage == "llm" else KINDS[stage](bus, engine, life)
         self._workers[process.name] = worker
         await worker.run()
 
