@@ -6,8 +6,8 @@ on pairs of 10 ms: what was played, what was heard. It finds the echo by itself 
 playing, adapts in about a second of playback, and starts again when that delay jumps.
 
 No noise suppression: the recogniser hears the same audio, and is worse for it (62 against 52 % of words wrong when
-both sides speak). Cost, by ``python -m benchmarks.echo``: see the table that it prints; about 0.1 ms of CPU and
-0.2 ms on the clock per 10 ms at 24 kHz, the interpreter lock released, on a machine with two shared cores.
+both sides speak). Cost, by ``python -m benchmarks.echo`` on two shared cores: 0.11 to 0.13 ms of CPU, 0.12 to 0.14 ms
+on the clock, for each 10 ms of a session, in the event loop.
 """
 
 from __future__ import annotations
