@@ -6,8 +6,8 @@ on pairs of 10 ms: what was played, what was heard. It finds the echo by itself 
 playing, adapts in about a second of playback, and starts again when that delay jumps.
 
 No noise suppression: the recogniser hears the same audio, and is worse for it (62 against 52 % of words wrong when
-both sides speak). Cost, by ``python -m benchmarks.echo`` on two shared cores: 0.11 to 0.13 ms of CPU, 0.12 to 0.14 ms
-on the clock, for each 10 ms of a session, in the event loop.
+both sides speak). Cost, by ``python -m benchmarks.echo`` on two shared cores: 0.11 to 0.15 ms of CPU (0.12 to 0.22 at
+48 kHz), and as much on the clock, for each 10 ms of a session, in the event loop.
 """
 
 from __future__ import annotations
