@@ -325,7 +325,7 @@ class Stagehand:
     # -- what they share
 
     def _on_stopped(self, turn: int, ack: Stopped) -> None:
-        wasted = [f"{ack.took:.1f} ms"] if ack.took else []
+        wasted = [ack.detail] if ack.detail else [f"{ack.took:.1f} ms"] if ack.took else []
         wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
         wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
         self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)

@@ -86,17 +86,16 @@ async def test_a_barge_in_silences_at_once():
 
 
 async def test_a_reply_taken_back_goes_on_where_it_stopped():
-    """After resumed the reply is heard to its end; at the seam at most the begun millisecond is heard again."""
+    """After resumed the reply is heard to its end, every sample once."""
     async with StandIn(Scripted(ramp(3.0), verdict="resume")) as server, call(server.extended_url) as talk:
         await talk.say(tone(0.3))
         await heard_for(talk, await talk.reply_started(20), 0.7)
         talk.play(tone(0.1))
         reply = await talk.reply(20)
     (hold,) = reply.holds
-    seam = round(hold.played * PER_MS)
     assert hold.resumed_from == round(hold.played, 3)
     assert reply.status == "completed"
-    assert np.array_equal(reply.pcm, np.concatenate([ramp(3.0)[:seam], ramp(3.0)[int(hold.played) * PER_MS :]]))
+    assert np.array_equal(reply.pcm, ramp(3.0))
     assert reply.position == 3 * RATE
     assert talk.stale_samples == 0
 
