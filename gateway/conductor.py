@@ -184,8 +184,10 @@ def _(event: PlayedOut, state: Conversation) -> Result:
 @_on.register
 def _(event: TextComplete, state: Conversation) -> Result:
     turn = state.live
-    if turn is None or turn.number != event.turn or turn.state is not TurnState.THINKING:
+    if turn is None or turn.number != event.turn or turn.state not in (TurnState.THINKING, TurnState.SPECULATIVE):
         return state, []
+    if turn.state is TurnState.SPECULATIVE:
+        return replace(state, turn=replace(turn, complete=True)), []
     state = replace(state, turn=turn.go(Cause.TEXT_ONLY))
     return moves.answer_late(state, event.at, [CloseTurn(turn.number, "done")])
 

@@ -8,6 +8,7 @@ from gateway.floor import Conversation, Utterance
 from gateway.inputs import (
     Action,
     CancelTurn,
+    CloseTurn,
     Commit,
     Discard,
     Hold,
@@ -108,7 +109,11 @@ def went_on(state: Conversation, at: float) -> Result:
 def release(state: Conversation, turn: Turn) -> Result:
     """The caller was done: the turn that was begun on the guess is the answer."""
     cause = Cause.RELEASED if turn.began is None else Cause.RELEASED_SPEAKING
-    return replace(state, turn=turn.go(cause)), [ReleaseTurn(turn.number)]
+    turn, actions = turn.go(cause), list[Action]([ReleaseTurn(turn.number)])
+    if turn.complete and turn.state is TurnState.THINKING:
+        turn = turn.go(Cause.TEXT_ONLY)
+        actions.append(CloseTurn(turn.number, "done"))
+    return replace(state, turn=turn), actions
 
 
 def cancel(

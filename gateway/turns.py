@@ -90,6 +90,8 @@ class Turn:
     """Whether speech may end it."""
     began: float | None = None
     """When its first audio came."""
+    complete: bool = False
+    """Whether it is known, ahead of its release, to have no sound."""
 
     @property
     def live(self) -> bool:
