@@ -6,10 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from bus import scripts
-from bus.events import Final, Stopped, UtteranceEnded, decode
+from bus.events import Final, Stopped, UtteranceEnded
 from bus.history import read
 from bus.keys import session_key
 from bus.streams import Bus
+from bus.wire import decode
 from gateway.speech import WINDOW
 from tests.simulation.audio import MURMUR, WORD
 from tests.simulation.caller import Caller
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ACTIVE = {"stopped", "never_started"}
+EXPECTED = ("mid-reply", "InjectedCrash", "died", "refused")
+"""Why a turn may fail, in the words of whoever failed it."""
 
 
 class Watch:
@@ -118,9 +121,7 @@ def _check_outcome(world: World, session: str, client: Client, number: int) -> N
     world.outcomes[f"{turn.outcome} {turn.reason if turn.outcome == 'cancelled' else ''}".strip()] += 1
     if turn.outcome == "cancelled" and turn.reason == "client_cancelled" and number not in client.asked_to_cancel:
         world.fail(f"{session}: turn {number} was cancelled by the client, who had not asked for it")
-    if turn.outcome == "failed" and not any(
-        cause in turn.reason for cause in ("mid-reply", "InjectedCrash", "died", "refused")
-    ):
+    if turn.outcome == "failed" and not any(cause in turn.reason for cause in EXPECTED):
         world.fail(f"{session}: turn {number} failed: {turn.reason}")
 
 

@@ -104,9 +104,10 @@ class Client:
         self._world.trace(b"%d %d %d" % (frame.turn, frame.start, count))
 
     def text(self, turn: int, text: str) -> None:
-        heard = self.turns[turn]
-        if self._open != turn:
+        heard = self.turns.get(turn)
+        if heard is None or self._open != turn:
             self._fail(f"text of turn {turn} left the gateway, turn {self._open or 'none'} being open")
+            return
         heard.told += text
         heard.reply, _ = self._replies.find(heard.told.split()[0])
         if not heard.reply.text.startswith(heard.told):

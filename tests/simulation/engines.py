@@ -18,9 +18,9 @@ from workers.tts.engine import Chunk
 class Moods:
     """How often engines misbehave; chances 0 to 1."""
 
-    crash: float = 0.012
+    crash: float = 0.02
     """Chance that a voice raises in the middle of a sentence."""
-    refuses: float = 0.015
+    refuses: float = 0.03
     """Chance that a model fails before it has said anything."""
     dumb: float = 0.01
     """Chance that a model answers nothing at all."""

@@ -201,10 +201,11 @@ class World:
 
     async def _call(self, bus: Bus, work: dict[str, Work], name: str, rng: random.Random) -> None:
         text_only, half = rng.random() < 0.03, rng.random() < 0.04
+        eager = rng.random() < 0.4 and not text_only
         greeting = self.replies.make([rng.randint(3, 6)]).text if rng.random() < 0.5 else ""
         profile = Profile(
             greeting=greeting,
-            duplex=Duplex(may_interrupt=not half, backchannels=Murmurs(), eager=rng.random() < 0.3),
+            duplex=Duplex(may_interrupt=not half, backchannels=Murmurs(), eager=eager),
             text_only=text_only,
             streaming_stt=rng.random() < 0.9,
             endpointing=Endpointing(silence_ms=rng.choice((300, 300, 500))),
