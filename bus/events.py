@@ -4,10 +4,8 @@ One event is one stream entry with flat fields, readable in ``redis-cli monitor`
 
     v 1  type sentence  at 1795353600123  turn 2  attempt 1  index 0  text "It opened in 1883."
 
-``encode`` writes them and ``decode`` reads them. Integers and floats are written in decimal, booleans as 0 or 1,
-``pcm`` as raw little-endian 16-bit samples and always last. A field or a type that a newer version added is
-ignored; a field that is missing or malformed raises ``BadEvent``. ``at`` is the writer's wall clock in
-milliseconds since 1970, informative only: no decision compares clocks of two machines.
+``bus.wire`` writes and reads them. ``at`` is the writer's wall clock in milliseconds since 1970, informative only: no
+decision compares clocks of two machines. It is filled in on writing when it is 0.
 
 Positions: ``offset``, ``start`` and ``end`` of the caller's audio count samples at 16 kHz since the session began.
 Positions of the assistant's audio count milliseconds of playout since its turn began.
@@ -15,18 +13,11 @@ Positions of the assistant's audio count milliseconds of playout since its turn 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-VERSION = 1
 MIC_RATE = 16_000
 """Sample rate in Hz of everything on a mic stream."""
-
-
-class BadEvent(ValueError):
-    """An entry that cannot be read: which field, what it held, what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,86 +326,11 @@ class SpeakOffer(Event):
     after: str
 
 
-# -- channel cancel ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel(Event):
-    """The announcement of a raised watermark: every turn of ``session`` up to ``turn`` is cancelled."""
-
-    type: ClassVar[str] = "cancelled"
-    session: str
-    turn: int
-    reason: str
-
-
 TYPES: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
         MicAudio, UtteranceStarted, UtterancePaused, UtteranceResumed, UtteranceEnded, HungUp, Partial, Final,
         Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, Input,
-        CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer, Cancel,
+        CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer,
     )
 }  # fmt: skip
-
-Fields = dict[str, bytes]
-
-
-def encode(event: Event, at: int) -> Fields:
-    """The flat fields of an event, ``v`` and ``type`` first and ``pcm`` last; ``at`` (ms) if it has none itself."""
-    fields: Fields = {"v": b"%d" % VERSION, "type": event.type.encode(), "at": b"%d" % (event.at or at)}
-    pcm = None
-    for spec in dataclasses.fields(event):
-        if spec.name == "at":
-            continue
-        value = getattr(event, spec.name)
-        if isinstance(value, bytes):
-            pcm = value
-        elif isinstance(value, bool):
-            fields[spec.name] = b"1" if value else b"0"
-        else:
-            fields[spec.name] = str(value).encode()
-    if pcm is not None:
-        fields["pcm"] = pcm
-    return fields
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8")
-
-
-_READERS: dict[str, Callable[[bytes], Any]] = {
-    "int": int,
-    "float": float,
-    "bool": lambda raw: bool(int(raw)),
-    "str": _text,
-    "bytes": bytes,
-}
-_SPECS = {
-    name: [(s.name, str(s.type), s.default is dataclasses.MISSING) for s in dataclasses.fields(kind)]
-    for name, kind in TYPES.items()
-}
-
-
-def decode(fields: Mapping[bytes, bytes]) -> Event | None:
-    """The event in an entry's fields; None for a type this version does not know. Raises BadEvent."""
-    name = fields.get(b"type", b"").decode("utf-8", "replace")
-    kind = TYPES.get(name)
-    if kind is None:
-        if not name:
-            raise BadEvent("an entry without a type field")
-        return None
-    values = {}
-    for key, annotation, required in _SPECS[name]:
-        raw = fields.get(key.encode())
-        if raw is None:
-            if required:
-                raise BadEvent(f"{name}: field {key!r} is missing; expected {annotation}")
-            continue
-        try:
-            values[key] = _READERS[annotation](raw)
-        except ValueError:
-            raise BadEvent(f"{name}: field {key!r} is {raw[:40]!r}; expected {annotation}") from None
-    if len(values.get("pcm", b"")) % 2:
-        raise BadEvent(f"{name}: pcm has {len(values['pcm'])} bytes; expected whole 16-bit samples")
-    return kind(**values)

@@ -17,8 +17,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from bus.backoff import Backoff
-from bus.events import BadEvent, Event, decode
+from bus.events import Event
 from bus.outbox import OUTAGE
+from bus.wire import BadEvent, decode
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from redis.exceptions import NoScriptError
 
 from bus import scripts
 from bus.backoff import Backoff
-from bus.events import Event, encode
+from bus.events import Event
 from bus.keys import SESSION_KEYS, session_key
 from bus.outbox import OUTAGE, Outbox
 from bus.reader import Entry, Reader, Subscription, Unique, read_entry
+from bus.wire import encode
 
 Client = Any
 """A ``redis.asyncio.Redis`` whose answers are bytes. redis-py types them as unions of every possible setting."""

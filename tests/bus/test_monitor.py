@@ -6,10 +6,11 @@ import threading
 import pytest
 from redis import Redis
 
-from bus.events import MicAudio, Sentence, encode
+from bus.events import MicAudio, Sentence
 from bus.keys import session_key
 from bus.monitor import parse, readable, wanted
 from bus.server import free_port, running
+from bus.wire import encode
 
 SESSION = "s0-4f1c09aa31d2"
 OTHER = "s0-0123456789ab"

@@ -26,7 +26,7 @@ def command(code):
 async def until(condition):
     """Wait until ``condition()`` is true, and return what it gave."""
     async with asyncio.timeout(DEADLINE):
-        while not (value := condition()):  # noqa: ASYNC110 (other processes offer no event)
+        while not (value := condition()):
             await asyncio.sleep(0.01)
     return value
 

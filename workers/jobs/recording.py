@@ -27,9 +27,10 @@ import soundfile
 from pydantic import Field
 from redis import Redis
 
-from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, SpeechAudio, decode
+from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, SpeechAudio
 from bus.keys import is_session, session_key
 from bus.settings import BusSettings, load
+from bus.wire import decode
 from workers.jobs.heard import Int16, place
 
 log = logging.getLogger("workers.jobs")

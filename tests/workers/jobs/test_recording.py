@@ -17,21 +17,10 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
-from bus.events import (
-    Amended,
-    Final,
-    HungUp,
-    MicAudio,
-    Partial,
-    Played,
-    Said,
-    Sentence,
-    SpeechAudio,
-    SpeechEnd,
-    encode,
-)
+from bus.events import Amended, Final, HungUp, MicAudio, Partial, Played, Said, Sentence, SpeechAudio, SpeechEnd
 from bus.keys import session_key
 from bus.server import free_port, running
+from bus.wire import encode
 from workers.jobs.heard import place
 from workers.jobs.recording import NoAudio, record
 from workers.jobs.worker import QUEUE, make_worker
