@@ -81,8 +81,8 @@ class Outcome:
 
     @property
     def barge_ins(self) -> int:
-        """Times that the caller's voice held or cancelled a turn: onsets over speech, and confirmed over thinking."""
-        return self.steps["held"] + self.counts["cancelled while thinking by voice"]
+        """Times that the caller's voice held what was being said."""
+        return self.steps["held"]
 
 
 class World:
