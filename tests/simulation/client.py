@@ -121,10 +121,10 @@ class Client:
         heard.end = heard.position(now)
         heard.drained_at, heard.held = now, True
 
-    def resumed(self, turn: int, start_ms: int) -> None:
+    def resumed(self, turn: int, start_ms: float) -> None:
         self._note(f"turn {turn} resumed from {start_ms} ms")
         heard = self.turns[turn]
-        if not heard.held or abs(start_ms * RATE // 1000 - heard.end) > TOLERANCE + 1:
+        if not heard.held or abs(round(start_ms * RATE / 1000) - heard.end) > 1:
             self._fail(f"turn {turn} resumed from {start_ms} ms, having been heard up to sample {heard.end}")
         heard.held = False
 

@@ -122,28 +122,32 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def call_soon(self, callback, *args, context=None):  # type: ignore[no-untyped-def,override]
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
         process = PROCESS.get() if context is None else context.get(PROCESS)
         if process is None:
             return super().call_soon(callback, *args, context=context)
         gated = _Gated(process, callback)
-        gated.handle = super().call_soon(gated, *args, context=context)
-        return gated.handle
+        handle = gated.handle = super().call_soon(gated, *args, context=context)
+        return handle
 
-    def call_ungated(self, callback, *args, context):  # type: ignore[no-untyped-def]
+    def call_ungated(self, callback: Any, *args: Any, context: Any) -> asyncio.Handle:
         """Like call_soon, for a callback that asks for its process itself."""
         return super().call_soon(callback, *args, context=context)
 
-    def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def,override]
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         process = PROCESS.get() if context is None else context.get(PROCESS)
         if process is None:
             return super().call_at(when, callback, *args, context=context)
         gated = _Gated(process, callback)
-        gated.handle = super().call_at(when, gated, *args, context=context)
-        return gated.handle
+        handle = gated.handle = super().call_at(when, gated, *args, context=context)
+        return handle
 
-    def call_soon_threadsafe(self, callback, *args, context=None):  # type: ignore[no-untyped-def,override]
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, executor, func, *args):  # type: ignore[no-untyped-def,override]
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         raise RuntimeError(f"a real thread in a simulation: {func}")

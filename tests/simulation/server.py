@@ -91,7 +91,7 @@ class _NobodyIsRefused:
 
 def server() -> fakeredis.FakeServer:
     """A fresh, empty server. Call inside ``virtual_time``."""
-    fake = fakeredis.FakeServer(version=7)
+    fake = fakeredis.FakeServer(version=(7,))
     fake.dbs[0] = _Keyed(fake.lock)
     fake.subscribers.default_factory = _Ordered  # type: ignore[attr-defined]
     fake.acl = _NobodyIsRefused()  # type: ignore[assignment]
@@ -101,6 +101,8 @@ def server() -> fakeredis.FakeServer:
 
 class Peer(AsyncFakeSocket):
     """The server's end of one connection. ``answer`` is called with every reply and every pushed message."""
+
+    _db: Any  # a _Keyed
 
     def __init__(self, fake: fakeredis.FakeServer, answer: Callable[[Any], None]) -> None:
         self._answer = answer

@@ -223,12 +223,12 @@ class Connection(AbstractConnection):
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """No handshake: the protocol is agreed upon."""
 
-    def pack_command(self, *args: Any) -> list[list[bytes]]:
+    def pack_command(self, *args: Any) -> Any:
         name, *rest = args
         words = (name if isinstance(name, bytes) else name.encode()).split()
         return [[*words, *(argument if type(argument) is bytes else _encoded(argument) for argument in rest)]]
 
-    def pack_commands(self, commands: Any) -> list[list[bytes]]:
+    def pack_commands(self, commands: Any) -> Any:
         return [self.pack_command(*command)[0] for command in commands]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:

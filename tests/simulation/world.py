@@ -163,7 +163,7 @@ class World:
             for _ in range(self.plan.workers):
                 self._begin(stage)
         trouble = asyncio.create_task(self._trouble())
-        main.add_done_callback(lambda _: self._over.done() or self._over.set_result(None))
+        main.add_done_callback(lambda _: self._end())
         await self._over
         trouble.cancel()
         await self._bury()
@@ -293,7 +293,11 @@ class World:
         self._workers.pop(victim.name, None)
         self.generating -= {key for key in self.generating if key[0] == victim.name}
         victim.kill()
-        self.loop.call_later(until_next, lambda: self._over.done() or self._begin(stage))
+        self.loop.call_later(until_next, self._succeed, stage)
+
+    def _succeed(self, stage: str) -> None:
+        if not self._over.done():
+            self._begin(stage)
 
     def _wake(self, process: Process) -> None:
         if not process.dead and process.paused:
@@ -302,6 +306,10 @@ class World:
 
     def _crashed(self, name: str, error: BaseException) -> None:
         self.fail(f"{name} ended with {type(error).__name__}: {error}")
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def _bury(self) -> None:
         """Unwind every task, so that nothing of this world is left."""
