@@ -99,13 +99,16 @@ class Work:
                 return await self._take(key, entry, fields)
         return None
 
-    async def renew(self, lease: Lease) -> int:
-        """Start the lease's time anew; the session's watermark. Sets ``lease.lost`` and returns -1 when refused."""
+    async def renew(self, lease: Lease, *, steady: bool = False) -> int:
+        """Start the lease's time anew; the session's watermark. Sets ``lease.lost`` and returns -1 when refused.
+
+        ``steady``: the work goes well, so its offer counts as handed out once.
+        """
         mark = int(
             await self.bus.run(
                 scripts.RENEW,
                 [lease.key, *self._session_keys(lease)],
-                [self.stage, self.worker, lease.entry, lease.turn, lease.fence],
+                [self.stage, self.worker, lease.entry, lease.turn, lease.fence, 1 if steady else 0],
             )
         )
         if mark < 0:

@@ -31,12 +31,17 @@ return {fence, tonumber(redis.call('GET', KEYS[3]) or '0'), p[1][4]}
 """Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing."""
 
 RENEW = """
--- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, fence
+-- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, fence, deliveries
 if redis.call('HGET', KEYS[2], ARGV[4]) ~= ARGV[5] then return -1 end
-if #redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID') == 0 then return -1 end
+local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3]}
+if ARGV[6] ~= '0' then claim[7] = 'RETRYCOUNT' claim[8] = ARGV[6] end
+claim[#claim + 1] = 'JUSTID'
+if #redis.call(unpack(claim)) == 0 then return -1 end
 return tonumber(redis.call('GET', KEYS[3]) or '0')
 """
 """Start the idle clock anew while the fence is ours: the watermark, or -1 when the lease is lost.
+
+``deliveries`` above 0 sets how often the offer counts as handed out: work that goes well does not kill workers.
 
 A plain XCLAIM would steal the lease back from whoever took it over."""
 

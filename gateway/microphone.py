@@ -43,6 +43,7 @@ class Microphone:
         probability: Probability,
         *,
         keep_all: bool,
+        streaming: bool = True,
         canceller: EchoCanceller | None = None,
         end_of_turn: EndOfTurn | None = None,
     ) -> None:
@@ -58,8 +59,10 @@ class Microphone:
         self._canceller = canceller
         self._hearing = Hearing(rate)
         self._keep_all = keep_all
+        self._streaming = streaming
         self._open = False
-        self._last_end = 0
+        self._known_until = 0
+        """Sample up to which audio is in the text of an utterance before: where a pre-roll may begin."""
         self._marks: list[tuple[int, str]] = []
         """(position, entry id) every second or so: where the stream may be cut."""
         self._noted = 0
@@ -110,13 +113,14 @@ class Microphone:
 
     def start(self, utterance: int, offset: int) -> int:
         """Mark an utterance's start, with its pre-roll but nothing of the utterance before; the sample it starts at."""
-        start = max(self._last_end, offset - (0 if self.by_hand else self.pre_roll_ms * MIC_RATE // 1000), 0)
+        start = max(self._known_until, offset - (0 if self.by_hand else self.pre_roll_ms * MIC_RATE // 1000), 0)
         self._utterance_start = start
         self._post(UtteranceStarted(utterance, start))
         return start
 
     def pause(self, utterance: int, revision: int, offset: int) -> None:
         """Mark a pause: the recogniser flushes."""
+        self._known_until = offset
         self._post(UtterancePaused(utterance, revision, offset))
 
     def resume(self, utterance: int, revision: int) -> None:
@@ -125,7 +129,8 @@ class Microphone:
 
     def end(self, utterance: int, revision: int, offset: int) -> None:
         """Mark an utterance's end."""
-        self._last_end = offset
+        if not self._streaming:
+            self._known_until = offset
         self._utterance_start = None
         self._post(UtteranceEnded(utterance, revision, offset))
 

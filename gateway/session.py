@@ -77,7 +77,7 @@ class Session:
         """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers."""
         self.id = session
         self.profile = profile
-        self.state = Conversation(rules=profile.duplex)
+        self.state = Conversation(rules=profile.rules)
         self.ended = asyncio.Event()
         """Set when somebody outside asks for the session's end."""
         self.bus = bus
@@ -93,6 +93,7 @@ class Session:
             input_rate,
             probability,
             keep_all=profile.record,
+            streaming=profile.streaming_stt,
             canceller=self._canceller,
             end_of_turn=profile.end_of_turn,
         )
@@ -231,7 +232,7 @@ class Session:
     def configure(self, profile: Profile) -> None:
         """The client changes settings; they hold from now on, also for a turn that is going on."""
         self.profile = profile
-        self.state = replace(self.state, rules=profile.duplex)
+        self.state = replace(self.state, rules=profile.rules)
         self.microphone.by_hand = profile.by_hand
         self.microphone.endpoint(profile.endpointing, profile.pre_roll_ms)
 

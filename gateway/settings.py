@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -125,6 +125,11 @@ class Profile:
     lead: float = LEAD
     record: bool = False
     retention: float = 300.0
+
+    @property
+    def rules(self) -> Duplex:
+        """The turn logic's rules; a reply without audio, which cannot be kept back, is never begun ahead of the end."""
+        return replace(self.duplex, eager=self.duplex.eager and not self.text_only)
 
     def shared(self) -> dict[str, str]:
         """What the workers read of it, as fields of the session's config hash."""

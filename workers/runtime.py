@@ -37,6 +37,8 @@ class Life:
     drain: float = 5.0
     register: float = 1.0
     deliveries: int = 4
+    steady: float = 10.0
+    """Work that has gone on for so long does not count as killing its workers."""
 
 
 class Writer:
@@ -82,6 +84,7 @@ class Worker(ABC):
         self.work = Work(bus, self.stage, self.name)
         self.ready = asyncio.Event()
         self._leases: dict[tuple[str, str], Lease] = {}
+        self._begun: dict[tuple[str, str], float] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self.draining = asyncio.Event()
 
@@ -167,7 +170,10 @@ class Worker(ABC):
     async def _beat(self) -> None:
         await asyncio.sleep(self.life.heartbeat)
         leases = [lease for lease in self._leases.values() if not lease.lost.is_set()]
-        marks = await asyncio.gather(*(self.work.renew(lease) for lease in leases))
+        steady = asyncio.get_running_loop().time() - self.life.steady
+        marks = await asyncio.gather(
+            *(self.work.renew(lease, steady=self._begun[lease.key, lease.entry] < steady) for lease in leases)
+        )
         for lease, mark in zip(leases, marks, strict=True):
             if mark >= 0:
                 self.guard.raise_to(lease.session, mark)
@@ -209,6 +215,7 @@ class Worker(ABC):
 
     def _begin(self, lease: Lease) -> None:
         self._leases[lease.key, lease.entry] = lease
+        self._begun[lease.key, lease.entry] = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._lead(lease), name=f"serve-{lease.session}-{lease.turn}")
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -232,7 +239,7 @@ class Worker(ABC):
         finally:
             self.guard.release(token)
             if self._leases.get((lease.key, lease.entry)) is lease:
-                del self._leases[lease.key, lease.entry]
+                del self._leases[lease.key, lease.entry], self._begun[lease.key, lease.entry]
             self._free.release()
 
     async def _attempt(self, lease: Lease, token: CancelToken) -> None:

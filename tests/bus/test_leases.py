@@ -101,6 +101,20 @@ async def test_a_late_worker_does_not_take_its_own_work_over(make_work, bus):
     assert await make_work("other").reclaim(0, idle=1.0) is None
 
 
+async def test_work_that_goes_well_does_not_count_as_killing_its_workers(make_work, bus):
+    """Deliveries count deaths in a row: a call that outlives many workers is not given up."""
+    await Work(bus, "stt").offer(SessionOffer(new_session(1)))
+    lease = await claim(make_work("w0", stage="stt"))
+    for number in range(1, 4):
+        worker, taken = make_work(f"w{number}", stage="stt"), None
+        async with asyncio.timeout(SOON):
+            while taken is None:
+                taken = await worker.reclaim(0, idle=0.02)
+                await asyncio.sleep(0.005)
+        assert (taken.fence, taken.deliveries) == (lease.fence + number, 2)
+        assert await worker.renew(taken, steady=True) == 0
+
+
 async def test_renewing_tells_of_a_cancel(make_work, bus):
     """A worker that missed the announcement learns the watermark with its next heartbeat."""
     session = new_session(1)

@@ -124,7 +124,7 @@ class _Speech:
         try:
             async with aclosing(engine.speak(sentence.text, voice, language, self._token)) as chunks:
                 async for chunk in chunks:
-                    await self._credit()
+                    await self._credit(len(chunk.pcm) // 2)
                     self._token.check()
                     alignment = "exact" if chunk.exact else "estimated"
                     text, prefix = (prefix + chunk.text, "") if chunk.text else ("", prefix)
@@ -142,10 +142,10 @@ class _Speech:
             self._error = str(error)
             log.error("turn %d of %s: a sentence cannot be spoken: %s", lease.turn, lease.session, error)
 
-    async def _credit(self) -> None:
-        """Wait while more than CREDIT seconds of audio lie beyond what has been played."""
+    async def _credit(self, samples: int) -> None:
+        """Wait while ``samples`` more would make more than CREDIT seconds of audio beyond what has been played."""
         rate = self._worker.engine.rate
-        while self.samples * 1000 // rate - self._played_ms > CREDIT * 1000:
+        while (self.samples + samples) * 1000 // rate - self._played_ms > CREDIT * 1000:
             self._moved.clear()
             await self._moved.wait()
 
