@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 STAGES = ("stt", "llm", "tts")
 RETRY_AFTER = "2"
+LONGEST_GREETING = 1000
+"""Characters of a greeting that a client may ask for."""
 
 
 class Gateway:
@@ -186,7 +188,10 @@ async def realtime(socket: WebSocket) -> None:
     model = socket.query_params.get("model", "bargein")
     extensions = "bargein" in socket.query_params.get("extensions", "").split(",")
     session_id = new_session(gateway.bus.shards)
-    config = RealtimeConfig(settings.profile(), model, gateway.voices())
+    profile = settings.profile()
+    profile.greeting = socket.query_params.get("greeting", profile.greeting)[:LONGEST_GREETING]
+    profile.language = socket.query_params.get("language", profile.language)
+    config = RealtimeConfig(profile, model, gateway.voices())
     log.info("%s: begins (%s)", session_id, "extended" if extensions else "stock client")
     connection = RealtimeConnection(socket, session_id, config, extensions=extensions)
     try:

@@ -29,7 +29,8 @@ def free_port() -> int:
 class Product:
     """A running product: where to call it, its log, its processes."""
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str], formation: str = "") -> None:
+        """``formation`` as honcho takes it: how many of each process, such as ``stt=2,tts=3``."""
         self.port, self.redis_port = free_port(), free_port()
         self.http = f"http://127.0.0.1:{self.port}"
         self.ws = f"ws://127.0.0.1:{self.port}/v1/realtime?model=bargein"
@@ -48,6 +49,7 @@ class Product:
             **settings,
         }
         command = [sys.executable, "-m", "honcho", "start", "--no-colour", "-e", os.devnull]
+        command += ["-c", formation] if formation else []
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -117,9 +119,9 @@ class Product:
 
 
 @contextlib.contextmanager
-def running_product(folder: Path, **settings: str) -> Iterator[Product]:
+def running_product(folder: Path, formation: str = "", **settings: str) -> Iterator[Product]:
     """Start the product with these variables in its environment, wait until it is ready, and end it afterwards."""
-    product = Product(folder, settings)
+    product = Product(folder, settings, formation)
     try:
         product.wait()
         yield product

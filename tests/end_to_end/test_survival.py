@@ -24,7 +24,7 @@ async def converse(product):
         return await call.reply()
 
 
-@pytest.mark.parametrize("stage", ["stt", "llm", "tts"])
+@pytest.mark.parametrize("stage", ["stt", "llm", "tts", "jobs"])
 async def test_after_a_worker_was_killed_a_new_call_works(victim, stage):
     """kill -9 of each worker in turn: it is run again, and a call made afterwards is answered."""
     await victim.until_respawned(stage, victim.kill(stage))
@@ -54,17 +54,15 @@ async def test_a_killed_gateway_comes_back(victim):
     assert (await converse(victim)).status == "completed"
 
 
-def test_ctrl_c_ends_everything_within_seconds(tmp_path):
-    """Ctrl-C leaves no process behind, though several workers of a stage run."""
-    with running_product(tmp_path) as running:
-        assert running.processes()
-        took = running.interrupt()
+async def test_several_workers_of_a_stage_and_ctrl_c(tmp_path):
+    """``honcho start -c stt=2,tts=3``: all are there, calls are answered, and Ctrl-C leaves no process behind."""
+    with running_product(tmp_path, "stt=2,tts=3") as running:
+        async with asyncio.timeout(30):
+            while [len(running.ready()["stages"][stage]) for stage in ("stt", "llm", "tts")] != [2, 1, 3]:
+                await asyncio.sleep(0.2)
+        replies = await asyncio.gather(converse(running), converse(running))
+        assert [reply.status for reply in replies] == ["completed", "completed"]
+        took = await asyncio.to_thread(running.interrupt)
         assert took < 8
         assert running.processes() == {}
         assert "Traceback" not in running.log
-
-
-async def test_several_workers_of_a_stage(victim):
-    """Two calls at once are both answered."""
-    replies = await asyncio.gather(converse(victim), converse(victim))
-    assert [reply.status for reply in replies] == ["completed", "completed"]

@@ -253,6 +253,15 @@ async def test_the_assistant_may_speak_first():
         assert stack.llm.prompts == []
 
 
+async def test_a_session_may_have_its_own_greeting_and_language(stack):
+    """What the environment says is a default: the address of the WebSocket may ask for another."""
+    async with client(stack.ws + "&greeting=Guten+Tag.&language=de-DE") as call:
+        done = await call.get("response.done")
+        assert done["response"]["output"][0]["content"][0]["transcript"] == "Guten Tag."
+        (session,) = stack.sessions
+        assert (await stack.bus.config(session))["language"] == "de-DE"
+
+
 async def test_half_duplex_does_not_hear_the_caller_while_it_speaks():
     """ENABLE_BARGE_IN=false: the reply is heard to its end, the microphone ignored meanwhile."""
     async with running_stack(enable_barge_in=False) as stack, client(stack.ws) as call:
