@@ -107,9 +107,12 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.dot(one, other) / np.sqrt(np.dot(one, one) * np.dot(other, other)))
 
 
-def found(part: np.ndarray, whole: np.ndarray) -> float:
-    """How alike (-1..1) a signal is to where it lies in another, both at 24 kHz, to a quarter of a sample."""
-    part, whole = soxr.resample(part, RATE, 4 * RATE), soxr.resample(whole, RATE, 4 * RATE)
+def found(part: np.ndarray, whole: np.ndarray, fine: int = 4) -> float:
+    """How alike (-1..1) a signal is to where it lies in another, both at 24 kHz, to a ``fine``-th of a sample.
+
+    Two resamplers differ by a fraction of a sample: an eighth of one at 3 kHz is a likeness of 0.995.
+    """
+    part, whole = soxr.resample(part, RATE, fine * RATE), soxr.resample(whole, RATE, fine * RATE)
     start = best_offset(part, whole)
     return likeness(part, whole[start : start + len(part)])
 

@@ -67,9 +67,7 @@ async def test_the_microphone_arrives_as_pcm16_at_24_khz(
     assert set(call.append_sizes) == {RATE * 20 // 1000 * 2}
     entered = soxr.resample(entered, rate, RATE)[RATE // 10 : RATE * 19 // 10]
     received = call.audio
-    # A busy browser leaves out render quanta of 128 samples, not always the same for the tap and the page.
-    likenesses = [found(piece, received) for piece in np.split(entered, 36)]
-    assert np.median(likenesses) > 0.999 and np.quantile(likenesses, 0.1) > 0.99
+    assert found(entered, received, fine=32) > 0.999
     pieces = np.split(sweep(MIC_TONE_S, 300, 3000, RATE), 40)
     assert np.median([found(piece, received) for piece in pieces]) > 0.99
     assert np.abs(received[: int(np.argmax(np.abs(received) > 0.1)) - RATE // 10]).max() < 0.01
