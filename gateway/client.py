@@ -37,6 +37,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.http11 import Response
 
+from bus.keys import is_session
 from gateway.client_audio import FRAME_MS, Clock, Int16, Microphone, Spoken, load
 from gateway.client_ear import Ear, Event, Reply, Tell
 
@@ -125,8 +126,10 @@ class Call:
 
     @property
     def session_id(self) -> str:
-        """What the server calls this call in ``POST /cancel/{session_id}``; "" without the extension."""
-        return next((event["session_id"] for _, event in self.events if event.get("type") == "bargein.session"), "")
+        """What the server calls this call in ``POST /cancel/{session_id}``, known on entering; "" if not bargein's."""
+        created = next(event for _, event in self.events if event.get("type") == "session.created")
+        name = str((created.get("session") or {}).get("id", "")).removeprefix("sess_")
+        return name if is_session(name) else ""
 
     @property
     def replies(self) -> list[Reply]:

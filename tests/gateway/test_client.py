@@ -158,11 +158,14 @@ async def test_the_session_is_set_up_as_asked():
         }
 
 
-async def test_the_session_id_is_known():
-    greet = [{"type": "session.created"}, {"type": "bargein.session", "session_id": "s0-4f1c09aa31d2"}]
-    async with StandIn(greet=greet) as server, call(server.extended_url) as talk:
-        await talk.wait_for("bargein.session", 5)
-        assert talk.session_id == "s0-4f1c09aa31d2"
+@pytest.mark.parametrize(
+    "session, known",
+    [({"id": "sess_s0-4f1c09aa31d2"}, "s0-4f1c09aa31d2"), ({"id": "sess_of_somebody_else"}, ""), ({}, "")],
+)
+async def test_the_session_id_is_known_on_entering(session, known):
+    """It comes with the first event, so that nobody who asks at once is told nothing."""
+    async with StandIn(greet=[{"type": "session.created", "session": session}]) as server, call(server.url) as talk:
+        assert talk.session_id == known
 
 
 # -- calls that fail --------------------------------------------------------------------------------------------

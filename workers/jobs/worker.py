@@ -33,6 +33,8 @@ WORKER_TTL = 30
 """Seconds without a heartbeat after which a worker counts as dead."""
 MAINTENANCE_EVERY = 20
 MONITOR_EVERY = 5
+SOCKET_TIMEOUT = WORKER_TTL
+"""Longer than RQ's blocking read (WORKER_TTL - 15 s); redis-py's own 5 s would end the worker when it is idle."""
 
 
 class JobSettings(BusSettings):
@@ -74,7 +76,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         wait_for(settings.queue_url)
-        connection = Redis.from_url(settings.queue_url, socket_connect_timeout=5)
+        connection = Redis.from_url(settings.queue_url, socket_connect_timeout=5, socket_timeout=SOCKET_TIMEOUT)
         connection.ping()
     except (Problem, AuthenticationError, AuthorizationError, ResponseError) as error:
         log.error("the server at %s cannot be used: %s", masked(settings.queue_url), error)
