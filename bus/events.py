@@ -258,6 +258,31 @@ class Stopped(Event):
     detail: str = ""
 
 
+# -- <session>:records, gateway ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord(Event):
+    """What became of one turn, written once, when it is settled.
+
+    ``outcome`` is done, cancelled or failed, ``reason`` says why. ``steps`` is JSON: ``[[name, ms, detail], ...]`` in
+    order, ms since the session began, from the onset of the utterance that led to the turn; the names are those of
+    ``bargein.step``. ``unanswered`` names the stages, comma-separated, that did not say within their limit that they
+    had stopped. ``heard`` is in ms; ``samples`` were made by the voice and not heard, ``tokens`` by the LLM.
+    """
+
+    type: ClassVar[str] = "turn_record"
+    turn: int
+    utterance: int
+    outcome: str
+    reason: str
+    heard: int
+    steps: str
+    unanswered: str = ""
+    samples: int = 0
+    tokens: int = 0
+
+
 # -- <session>:inputs, gateway ----------------------------------------------------------------------------------
 
 
@@ -330,7 +355,7 @@ TYPES: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
         MicAudio, UtteranceStarted, UtterancePaused, UtteranceResumed, UtteranceEnded, HungUp, Partial, Final,
-        Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, Input,
+        Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, TurnRecord, Input,
         CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer,
     )
 }  # fmt: skip

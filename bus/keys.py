@@ -16,7 +16,8 @@ WORK = {"stt": "sessions", "llm": "turns", "tts": "speak"}
 """The work stream on which each stage's offers stand; its consumer group has the stage's name."""
 
 SESSION_STREAMS = (
-    "mic", "transcript", "reply", "speech", "history", "playback", "acks", "inputs", "control",
+    "mic", "transcript", "reply", "speech", "history", "playback", "acks", "records", "inputs",
+    "control",
 )  # fmt: skip
 SESSION_KEYS = (
     *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "lease:gateway",

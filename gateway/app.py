@@ -4,6 +4,7 @@ GET  /                       the page
 GET  /health                 alive
 GET  /ready                  200 when every stage has a live worker; who they are, as JSON
 WS   /v1/realtime            the OpenAI Realtime protocol
+GET  /metrics                for Prometheus
 POST /cancel/{session_id}    stop what the assistant is saying
 """
 
@@ -35,6 +36,7 @@ from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import load, masked, start_logging
 from bus.streams import Bus, connector
+from gateway import metrics
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
@@ -62,6 +64,7 @@ class Gateway:
         self.bus = bus
         self.name = f"gateway-{secrets.token_hex(4)}"
         self.sessions: dict[str, Session] = {}
+        self.metrics = metrics.Metrics(lambda: len(self.sessions))
         self.work = {stage: Work(bus, stage) for stage in STAGES}
         self._staff: dict[str, list[WorkerRecord]] = {}
         self._staff_at = -1e9
@@ -91,6 +94,7 @@ class Gateway:
         session = Session(
             self.bus, outlet.session, outlet, profile,
             input_rate=rate, probability=self.detector(), work=self.work, owner=self.name,
+            on_record=self.metrics.record,
         )  # fmt: skip
         self.sessions[session.id] = session
         return session
@@ -143,6 +147,10 @@ async def ready(request: Request) -> Response:
             stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
     body = {"ready": not missing, "missing": missing, "sessions": len(gateway.sessions), "stages": stages}
     return JSONResponse(body, status_code=503 if missing else 200)
+
+
+async def measured(request: Request) -> Response:
+    return Response(_gateway(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
 async def cancel(request: Request) -> Response:
@@ -235,6 +243,7 @@ def create_app(
         Route("/", page),
         Route("/health", health),
         Route("/ready", ready),
+        Route("/metrics", measured),
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
         Mount("/page", Fresh(directory=PAGE)),

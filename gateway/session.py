@@ -30,6 +30,7 @@ from bus.events import (
     SpeechAudio,
     SpeechEnd,
     Stopped,
+    TurnRecord,
 )  # fmt: skip
 from bus.keys import session_key
 from bus.leases import Work
@@ -73,8 +74,12 @@ class Session:
         probability: Probability,
         work: dict[str, Work],
         owner: str,
+        on_record: Callable[[TurnRecord], None] = lambda record: None,
     ) -> None:
-        """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers."""
+        """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers.
+
+        ``on_record`` is called with the record of each turn once it is settled.
+        """
         self.id = session
         self.profile = profile
         self.state = Conversation(rules=profile.rules)
@@ -84,6 +89,7 @@ class Session:
         self._outlet = outlet
         self._work = work
         self._owner = owner
+        self._on_record = on_record
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
         self._canceller = canceller(profile.echo_cancellation, outlet, input_rate, self._loop.time)
@@ -110,8 +116,8 @@ class Session:
         self._inbox: deque[inputs.Input] = deque()
         self._handling = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._failures: dict[int, str] = {}
-        """Turns that will have failed once what there is of them has been played."""
+        self._failure: tuple[int, str] = (0, "")
+        """The turn that will have failed once what there is of it has been played, and why."""
         self._last_reply = self._last_speech = "0-0"
 
     @property
@@ -144,6 +150,7 @@ class Session:
         try:
             async with asyncio.timeout(2):
                 await self.stagehand.idle()
+                self.stagehand.recorder.flush()
                 await self.bus.outbox.drain()
                 await self.bus.commands.delete(session_key(self.id, "lease:gateway"))
                 await self.bus.keep(self.id, self.profile.retention)
@@ -297,7 +304,7 @@ class Session:
             log.error("%s: utterance %d: %s", self.id, event.utterance, event.error)
             self._outlet.refused("transcription_failed", event.error, "")
         if event.utterance:
-            self.stagehand.step("final_text")
+            self.stagehand.step("final_text", utterance=event.utterance)
             self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=True))
 
     @_hear.register
@@ -319,7 +326,7 @@ class Session:
             return
         # What there is of a failed answer is spoken to its end; without a voice there is nothing to wait for.
         if event.reason == "failed" and event.sentences and not self.profile.text_only:
-            self._failures[event.turn] = event.error
+            self._failure = (event.turn, event.error)
         elif event.reason == "failed":
             self._fail(event.turn, "llm", event.error)
         elif self.profile.text_only or not event.sentences:
@@ -341,7 +348,7 @@ class Session:
         if not self._is_live(event.turn):
             return
         if event.reason == "failed":
-            self._failures[event.turn] = event.error
+            self._failure = (event.turn, event.error)
         if event.samples:
             self.output.finish(event.turn)
         elif event.reason == "failed":
@@ -361,15 +368,21 @@ class Session:
     def _(self, event: EndRequested) -> None:
         self.ended.set()
 
-    # -- from the output
+    # -- from the stagehand and the output
+
+    def settled(self, record: TurnRecord) -> None:
+        """A turn is settled: its record is kept with the session, and counted."""
+        self.bus.post(session_key(self.id, "records"), record)
+        self._on_record(record)
 
     def _report(self, turn: int, start: int, end: int) -> None:
         mic = self.microphone.position - (end - start) * 16
         self.bus.post(session_key(self.id, "playback"), Played(turn, start, end, max(0, mic)))
 
     def _played_out(self, turn: int) -> None:
-        if turn in self._failures:
-            self._fail(turn, "reply", self._failures.pop(turn))
+        failed, error = self._failure
+        if turn == failed:
+            self._fail(turn, "reply", error)
         else:
             self.feed(inputs.PlayedOut(self.now, turn))
 

@@ -23,6 +23,7 @@ from bus.outbox import OUTAGE
 from gateway import inputs
 from gateway.cancellable import CancellableTurn
 from gateway.outlet import Outlet
+from gateway.record import Recorder
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -47,6 +48,7 @@ class Stagehand:
 
     def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
         self.history = HistoryWriter(session.bus, session.id)
+        self.recorder = Recorder(session.settled)
         self._session = session
         self._outlet = outlet
         self._work = work
@@ -102,10 +104,14 @@ class Stagehand:
 
     # -- what the session tells
 
-    def step(self, name: str, detail: str = "", turn: int | None = None) -> None:
-        """One moment for the timeline."""
+    def step(self, name: str, detail: str = "", turn: int | None = None, utterance: int = 0) -> None:
+        """One moment for the timeline and the record; ``utterance`` if it is the caller's."""
         number = turn if turn is not None else (self._session.state.turn.number if self._session.state.turn else 0)
-        self._outlet.step(number, name, self._session.now * 1000, detail)
+        at = self._session.now * 1000
+        self._outlet.step(number, name, at, detail)
+        self.recorder.step(number, (name, at, detail))
+        if utterance:
+            self.recorder.spoke(utterance, (name, at, detail))
 
     def instruct(self, tag: str, instructions: str) -> None:
         """Remember the instructions that a request brought."""
@@ -161,7 +167,7 @@ class Stagehand:
         start = self._session.microphone.start(action.utterance, action.offset)
         self._starts[action.utterance] = (start, action.offset)
         self._untold.add(action.utterance)
-        self.step("onset", f"{_ms(action.offset)} ms")
+        self.step("onset", f"{_ms(action.offset)} ms", utterance=action.utterance)
         if self._outlet.drops or not action.over:
             self._tell(action.utterance)
 
@@ -176,7 +182,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.EndUtterance) -> None:
         self._session.microphone.end(action.utterance, action.revision, action.offset)
-        self.step("end_of_speech", f"{_ms(action.offset)} ms")
+        self.step("end_of_speech", f"{_ms(action.offset)} ms", utterance=action.utterance)
         if action.utterance not in self._untold:
             self._outlet.speech_stopped(action.utterance, _ms(action.offset))
 
@@ -189,6 +195,8 @@ class Stagehand:
             self._afterwards.append(said)
         else:
             self.history.say(said)
+        if action.backchannel:
+            self.recorder.forget(action.utterance)
         if action.utterance in self._untold and action.backchannel:
             self._untold.discard(action.utterance)
             return
@@ -198,6 +206,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.Discard) -> None:
         start, _ = self._starts.pop(action.utterance, (0, 0))
+        self.recorder.forget(action.utterance)
         if action.utterance in self._untold:
             self._untold.discard(action.utterance)
         else:
@@ -227,6 +236,7 @@ class Stagehand:
             self._tell(action.utterance)
         self._outlet.turn_closed(turn, "cancelled", action.reason, heard, heard_ms)
         self.step("cancelled", f"{action.reason}, {heard_ms} ms heard", turn)
+        self.recorder.closed(turn, "cancelled", action.reason, heard_ms)
         self._remember(turn, heard, complete=False)
         record = self._turns[turn]
         record.cancel()
@@ -243,6 +253,7 @@ class Stagehand:
         turn, session = action.turn, self._session
         record = self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
         self._text = ""
+        self.recorder.opened(turn, action.utterance)
         session.output.begin(turn, kept_back=bool(action.said))
         if action.said:
             self.step("turn", "ahead of the end", turn)
@@ -284,6 +295,8 @@ class Stagehand:
         self._remember(turn, heard, complete=done)
         self._outlet.turn_closed(turn, "completed" if done else "failed", action.error, heard, heard_ms)
         self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard", turn)
+        self.recorder.closed(turn, "done" if done else "failed", action.error, heard_ms)
+        self.recorder.settled(turn)
         if not done:
             log.error("%s: turn %d failed: %s", self._session.id, turn, action.error)
 
@@ -295,10 +308,12 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.Settle) -> None:
         record = self._turns.pop(action.turn, None)
-        if record is not None and record.missing:
-            log.warning("%s: turn %d: no answer from %s", self._session.id, action.turn, ", ".join(record.missing))
-            for stage in record.missing:
-                self.step(f"late:{stage}", "did not say that it stopped", action.turn)
+        unanswered = record.missing if record is not None else []
+        if unanswered:
+            log.warning("%s: turn %d: no answer from %s", self._session.id, action.turn, ", ".join(unanswered))
+        for stage in unanswered:
+            self.step(f"late:{stage}", "did not say that it stopped", action.turn)
+        self.recorder.settled(action.turn, unanswered)
 
     @do.register
     def _(self, action: inputs.Refuse) -> None:
@@ -329,6 +344,7 @@ class Stagehand:
         wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
         wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
         self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)
+        self.recorder.stopped(turn, ack)
         if not self._turns[turn].missing:
             self._session.feed(inputs.AllStopped(self._session.now, turn))
 

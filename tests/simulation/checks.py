@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from bus import scripts
-from bus.events import Final, Stopped, UtteranceEnded
+from bus.events import Final, Stopped, TurnRecord, UtteranceEnded
 from bus.history import read
 from bus.keys import session_key
 from bus.streams import Bus
@@ -102,6 +102,7 @@ async def after_call(world: World, bus: Bus, session: str, caller: Caller, clien
         if not turn.outcome:
             world.fail(f"{session}: turn {number} never ended")
         _check_outcome(world, session, client, number)
+    await _check_records(world, bus, session, client)
     _check_words(world, session, caller, client, finals, muted=muted)
     committed = {m.item: m.text for m in said if m.role == "user"}
     for item, text in committed.items():
@@ -123,6 +124,26 @@ def _check_outcome(world: World, session: str, client: Client, number: int) -> N
         world.fail(f"{session}: turn {number} was cancelled by the client, who had not asked for it")
     if turn.outcome == "failed" and not any(cause in turn.reason for cause in EXPECTED):
         world.fail(f"{session}: turn {number} failed: {turn.reason}")
+
+
+async def _check_records(world: World, bus: Bus, session: str, client: Client) -> None:
+    """Every turn has one record, which tells what the client saw and names each stage that did not answer."""
+    records: dict[int, TurnRecord] = {}
+    for entry in await bus.replay(session_key(session, "records")):
+        assert isinstance(entry.event, TurnRecord)
+        if entry.event.turn in records:
+            world.fail(f"{session}: turn {entry.event.turn} has two records")
+        records[entry.event.turn] = entry.event
+    for number, turn in client.turns.items():
+        record = records.get(number)
+        if record is None:
+            world.fail(f"{session}: turn {number} has no record")
+        elif record.outcome != ("done" if turn.outcome == "completed" else turn.outcome):
+            world.fail(f"{session}: the record calls turn {number} {record.outcome}, the client saw {turn.outcome}")
+    for number, record in records.items():
+        if set(filter(None, record.unanswered.split(","))) != client.late.get(number, set()):
+            world.fail(f"{session}: turn {number}: the record says {record.unanswered!r} did not answer a cancel")
+        world.counts["records"] += 1
 
 
 async def _last_finals(bus: Bus, session: str) -> dict[int, Final]:

@@ -58,6 +58,8 @@ class Client:
         self.utterances: dict[int, str | None] = {}
         """Utterance -> text; None while it goes on."""
         self.ended_by_gateway = False
+        self.late: dict[int, set[str]] = {}
+        """Turn -> stages that were said not to have answered its cancel."""
         self._world = world
         self._name = name
         self._text_only = text_only
@@ -184,6 +186,7 @@ class Client:
         self._world.steps[step] += 1
         if step.startswith("late:"):
             self._note(f"turn {turn}: {step}")
+            self.late.setdefault(turn, set()).add(step.removeprefix("late:"))
 
     def ended(self, reason: str) -> None:
         self.ended_by_gateway = True

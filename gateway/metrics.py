@@ -1,0 +1,83 @@
+"""What Prometheus reads at ``GET /metrics``: everything about turns is computed from their records.
+
+Times in seconds. A histogram's buckets run from one audio frame to the limit after which a stage counts as silent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bus.events import TurnRecord
+from bus.keys import STAGES
+
+STOP = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+DECIDE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 4)
+RESPOND = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One gateway's counters, in a registry of their own."""
+
+    def __init__(self, sessions: Callable[[], int]) -> None:
+        """``sessions`` tells how many sessions are live."""
+        self._registry = registry = CollectorRegistry()
+        Gauge("bargein_sessions", "Live sessions.", registry=registry).set_function(sessions)
+        self._turns = Counter("bargein_turns", "Turns that ended.", ["outcome"], registry=registry)
+        self._holds = Counter(
+            "bargein_holds", "Replies held at the caller's first sound, and what was decided.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self._unanswered = Counter(
+            "bargein_cancel_unanswered", "Cancels a stage did not answer within its limit.", ["stage"],
+            registry=registry,
+        )  # fmt: skip
+        self._stopped = Histogram(
+            "bargein_cancel_stopped_seconds", "From the decision until a stage was known to have stopped.", ["stage"],
+            buckets=STOP, registry=registry,
+        )  # fmt: skip
+        self._decided = Histogram(
+            "bargein_decision_seconds", "From the detected onset to the cancel.", buckets=DECIDE, registry=registry
+        )
+        self._response = Histogram(
+            "bargein_response_seconds", "From the end of the utterance to the reply's first audio.", buckets=RESPOND,
+            registry=registry,
+        )  # fmt: skip
+        self._samples = Counter("bargein_unheard_samples", "Made by the voice and not heard.", registry=registry)
+        self._tokens = Counter("bargein_cancelled_tokens", "Generated for cancelled turns.", registry=registry)
+        for stage in STAGES:
+            self._unanswered.labels(stage)
+        for outcome in ("done", "cancelled", "failed"):
+            self._turns.labels(outcome)
+        for outcome in ("resumed", "cancelled"):
+            self._holds.labels(outcome)
+
+    def record(self, record: TurnRecord) -> None:
+        """Count a turn that is settled."""
+        steps: list[tuple[str, float, str]] = json.loads(record.steps)
+        self._turns.labels(record.outcome or "cancelled").inc()
+        for stage in filter(None, record.unanswered.split(",")):
+            self._unanswered.labels(stage).inc()
+        first = {name: at / 1000 for name, at, _ in reversed(steps)}
+        resumed = sum(name == "resumed" for name, _, _ in steps)
+        self._holds.labels("resumed").inc(resumed)
+        if sum(name == "held" for name, _, _ in steps) > resumed and "cancelled" in first:
+            self._holds.labels("cancelled").inc()
+        if record.reason == "turn_detected" and "cancelled" in first:
+            onsets = [at / 1000 for name, at, _ in steps if name == "onset" and at / 1000 <= first["cancelled"]]
+            self._decided.observe(first["cancelled"] - onsets[-1]) if onsets else None
+        if "end_of_speech" in first and "first_out" in first:
+            self._response.observe(max(0.0, first["first_out"] - first["end_of_speech"]))
+        for name, at, detail in steps:
+            stage = name.removeprefix("stopped:")
+            if stage != name and "cancelled" in first and not detail.startswith(("finished", "never_started")):
+                self._stopped.labels(stage).observe(max(0.0, at / 1000 - first["cancelled"]))
+        self._samples.inc(record.samples)
+        self._tokens.inc(record.tokens)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
