@@ -44,12 +44,12 @@ ROWS = ("held", "speech", "gateway", "wire", "decided", "playback", "tts", "llm"
 Samples = dict[str, list[float]]
 
 
-async def interrupt(call: Call, rng: random.Random, question: Path, found: Samples) -> None:
-    """Let the reply that begins be heard for a while, say the question again, and note what happened when."""
+async def interrupt(call: Call, rng: random.Random, over: Path, found: Samples) -> None:
+    """Let the reply that begins be heard for a while, say ``over`` over it, and note what happened when."""
     reply = await call.reply_started(30)
     await call.clock.sleep_until(call.clock.now() + 800 + 1000 * rng.random())
     seen = len(call.events)
-    spoken = await call.say(question)
+    spoken = await call.say(over)
     cut = await call.reply(30)
     assert cut is reply
     await call.wait_for("response.created", 30, after=seen)
@@ -88,7 +88,9 @@ def note(call: Call, seen: int, onset: float | None, cut: object, found: Samples
             found["unheard"].append(float(detail.split(" samples unheard")[0].rsplit(" ", 1)[-1]))
 
 
-async def one_call(product: Product, number: int, interruptions: int, question: Path, found: Samples) -> None:
+async def one_call(
+    product: Product, number: int, interruptions: int, question: Path, over: Path | None, found: Samples
+) -> None:
     """One call with its interruptions, and the response times of its replies."""
     rng = random.Random(number)
     await asyncio.sleep(number * 0.2)
@@ -96,7 +98,10 @@ async def one_call(product: Product, number: int, interruptions: int, question: 
         await call.say(question)
         for _ in range(interruptions):
             try:
-                await interrupt(call, rng, question, found)
+                await interrupt(call, rng, over or question, found)
+                if over:
+                    await call.reply(30)
+                    await call.say(question)
             except NoReply:
                 found["lost"].append(1)
                 return
@@ -108,11 +113,13 @@ async def one_call(product: Product, number: int, interruptions: int, question: 
                 found["response"].append(reply.started - max(before))
 
 
-async def measure(product: Product, calls: int, interruptions: int, question: Path) -> Samples:
+async def measure(
+    product: Product, calls: int, interruptions: int, question: Path, over: Path | None = None
+) -> Samples:
     """Several calls at once."""
     found: Samples = defaultdict(list)
     each = -(-interruptions // calls)
-    await asyncio.gather(*(one_call(product, n, each, question, found) for n in range(calls)))
+    await asyncio.gather(*(one_call(product, n, each, question, over, found) for n in range(calls)))
     return found
 
 
@@ -158,17 +165,19 @@ def main() -> int:
     parser.add_argument("--interruptions", type=int, default=30, metavar="N", help="in all, per row (default 30)")
     parser.add_argument("--engines", choices=("auto", "real", "scripted"), default="auto")
     parser.add_argument("--question", type=Path, default=FOLDER / "story.wav", help="what the caller says")
+    parser.add_argument("--over", type=Path, help="what is said over the replies (default: the question again)")
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
     options = parser.parse_args()
-    if not options.question.exists():
-        parser.error(f"{options.question}: no such file; make speech writes the default one")
+    for file in filter(None, (options.question, options.over)):
+        if not file.exists():
+            parser.error(f"{file}: no such file; make speech writes the default question")
     print(machine(), flush=True)
     failed = False
     for calls in options.calls:
         engines = options.engines if options.engines != "auto" else "real" if calls < 4 else "scripted"
         settings = SCRIPTED if engines == "scripted" else {}
         with tempfile.TemporaryDirectory() as folder, running_product(Path(folder), **settings) as product:
-            found = asyncio.run(measure(product, calls, options.interruptions, options.question))
+            found = asyncio.run(measure(product, calls, options.interruptions, options.question, options.over))
         if options.json:
             print(json.dumps({"calls": calls, "engines": engines, **found}))
         else:

@@ -13,6 +13,7 @@ from gateway.client import Call
 from tests.product import ROOT
 from tests.recordings import path
 from tests.speech import path as speech
+from tests.synthesise import VOICES, synthesise
 
 pytestmark = pytest.mark.end_to_end
 
@@ -88,6 +89,35 @@ async def test_the_stages_say_that_they_stopped(product):
     call, *_ = await barge_in(product, product.extended)
     steps = {e["step"]: e for _, e in call.events if e.get("type") == "bargein.step" and e["turn"] == 1}
     assert {"onset", "held", "cancelled", "stopped:playback", "stopped:tts", "stopped:llm"} <= set(steps), steps
+
+
+@pytest.mark.parametrize("voice", VOICES)
+@pytest.mark.parametrize("word", ["stop", "no"])
+async def test_one_short_word_interrupts(product, tmp_path, word, voice):
+    """ "Stop" and "no", too short to interrupt by their length, cancel the reply because they are words."""
+    said = synthesise(word, tmp_path / "word.wav", voice)
+    async with Call(product.extended) as call:
+        await call.say(speech("story"))
+        await call.reply_started()
+        await call.say(said)
+        cut = await call.reply()
+        assert cut.status == "cancelled" and call.stale_samples == 0
+        words = [e["text"] for _, e in call.events if e.get("type") == "bargein.transcript.partial"]
+        assert words[-1]
+
+
+@pytest.mark.parametrize(("ms", "decay", "loudness"), [(150, 60, 9_000), (300, 50, 14_000)], ids=["cough", "slam"])
+async def test_a_noise_does_not_cost_the_reply(product, ms, decay, loudness):
+    """A cough and a slammed door, made of noise, during a reply: it is heard to its end."""
+    at = np.arange(24 * ms)
+    noise = np.random.default_rng(0).normal(0, loudness, len(at)) * np.exp(-at / (24 * decay))
+    async with Call(product.extended) as call:
+        await call.say(speech("brooklyn"))
+        await call.reply_started()
+        await call.say(np.concatenate([noise.clip(-32_000, 32_000).astype("<i2"), np.zeros(12_000, np.int16)]))
+        whole = await call.reply()
+        assert whole.status == "completed" and call.stale_samples == 0
+        assert whole.transcript.endswith("the longest one in the world."), whole.transcript
 
 
 async def test_a_call_is_recorded_when_asked(product):
