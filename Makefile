@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
 .PHONY: help run install test lint speech lock bench-bargein clean
@@ -56,4 +57,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Only for the smart-turn model that lies in it: nothing of it is imported.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMART_TURN)
 	@touch $(VENV)/.installed $@
