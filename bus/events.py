@@ -142,7 +142,11 @@ class ToolCall(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReplyEnd(Event):
-    """No more sentences of a turn follow. ``reason`` is done, cancelled or failed; ``tokens`` counts deltas."""
+    """No more sentences of a turn follow. ``reason`` is done, cancelled or failed.
+
+    ``tokens`` counts what the model wrote and ``prompt_tokens`` what it was shown: as its server counts them, else
+    deltas and an estimate. ``finish`` is ``length`` when the limit for the reply's length ended it.
+    """
 
     type: ClassVar[str] = "reply_end"
     turn: int
@@ -151,6 +155,8 @@ class ReplyEnd(Event):
     sentences: int
     tokens: int = 0
     error: str = ""
+    prompt_tokens: int = 0
+    finish: str = ""
 
 
 # -- <session>:speech, tts -> gateway ---------------------------------------------------------------------------
@@ -198,7 +204,8 @@ class Said(Event):
     """One message of the conversation as heard: ``role`` is system, user, assistant, tool_call or tool.
 
     ``item`` names it for the client; ``text`` is what was said (for tool_call the arguments, for tool the output);
-    ``turn`` is 0 for what the caller said; ``complete`` is false when an interruption cut it short.
+    ``turn`` is 0 for what the caller said; ``complete`` is false when an interruption cut it short. It follows the
+    message ``after``, ``root`` meaning the front, and everything when that is empty or unknown.
     """
 
     type: ClassVar[str] = "said"
@@ -209,6 +216,7 @@ class Said(Event):
     complete: bool = True
     call_id: str = ""
     name: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +338,9 @@ class SessionOffer(Event):
 class TurnOffer(Event):
     """A turn to answer, from the conversation up to and including history entry ``history``.
 
-    ``said`` is what the caller has said since, when it is not certain yet that they are done.
+    ``said`` is what the caller has said since, when it is not certain yet that they are done. ``request`` is JSON with
+    what the turn may do besides: ``tools``, ``tool_choice``, ``max_tokens``, and ``conversation`` (messages as in Said)
+    when it answers that instead of the session's.
     """
 
     type: ClassVar[str] = "turn"
@@ -339,6 +349,7 @@ class TurnOffer(Event):
     history: str
     instructions: str = ""
     said: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

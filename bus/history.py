@@ -12,15 +12,24 @@ from bus.streams import Bus
 
 
 def conversation(events: Iterable[Event]) -> list[Said]:
-    """The messages that stand after all amendments, in order; a message amended to nothing is left out."""
+    """The messages that stand after all amendments, in order; one amended to nothing is left out, and may come anew."""
     messages: dict[str, Said] = {}
+    order: list[str] = []
+    removed: set[str] = set()
     for event in events:
-        if isinstance(event, Said):
-            messages.setdefault(event.item, event)
+        if isinstance(event, Said) and (event.item not in messages or event.item in removed):
+            if event.item in messages:
+                order.remove(event.item)
+                removed.discard(event.item)
+            messages[event.item] = event
+            front = 0 if event.after == "root" else len(order)
+            order.insert(order.index(event.after) + 1 if event.after in order else front, event.item)
         elif isinstance(event, Amended) and event.item in messages:
             shorter = event.text != messages[event.item].text
             messages[event.item] = replace(messages[event.item], text=event.text, complete=not shorter)
-    return [message for message in messages.values() if message.text or message.role in ("tool", "tool_call")]
+            (removed.discard if event.text else removed.add)(event.item)
+    standing = [messages[item] for item in order if item not in removed]
+    return [message for message in standing if message.text or message.role in ("tool", "tool_call")]
 
 
 async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:

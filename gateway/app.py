@@ -89,14 +89,15 @@ class Gateway:
         """The voices that some TTS worker has."""
         return frozenset(voice for record in self._staff.get("tts", ()) for voice in record.voices.split(",") if voice)
 
-    def make_session(self, outlet: RealtimeOutlet, profile: Profile, rate: int) -> Session:
-        """A session for a client that has connected; it is known until ``forget``."""
+    def make_session(self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True) -> Session:
+        """A session for a client that has connected; one that listens is a call, and known as such."""
         session = Session(
             self.bus, outlet.session, outlet, profile,
-            input_rate=rate, probability=self.detector(), work=self.work, owner=self.name,
-            on_record=self.metrics.record,
+            input_rate=rate, probability=self.detector() if listens else (lambda window: 0.0), work=self.work,
+            owner=self.name, listens=listens, on_record=self.metrics.record,
         )  # fmt: skip
-        self.sessions[session.id] = session
+        if listens:
+            self.sessions[session.id] = session
         return session
 
     async def announce(self) -> None:

@@ -278,8 +278,10 @@ class Call:
             if self._ended:
                 raise HungUp(self._ended)
             left = self.clock.seconds(due - self.clock.now())
+            # Not asyncio.wait_for: in Python 3.11 a cancel that comes with the event is lost in it.
             try:
-                await asyncio.wait_for(self._changed.wait(), None if math.isinf(left) else max(left, 0.0))
+                async with asyncio.timeout(None if math.isinf(left) else max(left, 0.0)):
+                    await self._changed.wait()
             except TimeoutError:
                 raise NoReply(f"{what} within {timeout:g} s") from None
 

@@ -20,6 +20,7 @@ from gateway.floor import Conversation, Utterance
 from gateway.inputs import (
     Action,
     AllStopped,
+    Called,
     CancelAsked,
     CloseTurn,
     Discard,
@@ -46,7 +47,7 @@ from gateway.inputs import (
     TimerFired,
     Words,
 )  # fmt: skip
-from gateway.moves import BARGE_IN, CANCEL, FINAL, REPLY, SESSION_ENDED, Result
+from gateway.moves import BARGE_IN, CANCEL, FINAL, IDLE, REPLY, SESSION_ENDED, Result
 from gateway.turns import Cause, TurnState
 
 
@@ -178,7 +179,7 @@ def _(event: PlayedOut, state: Conversation) -> Result:
     if turn is None or turn.number != event.turn or turn.state is not TurnState.SPEAKING:
         return state, []
     state = replace(state, turn=turn.go(Cause.PLAYED))
-    return moves.answer_late(state, event.at, [CloseTurn(turn.number, "done")])
+    return moves.answer_late(state, event.at, [CloseTurn(turn.number, "done"), *moves.await_caller(state, event.at)])
 
 
 @_on.register
@@ -189,7 +190,15 @@ def _(event: TextComplete, state: Conversation) -> Result:
     if turn.state is TurnState.SPECULATIVE:
         return replace(state, turn=replace(turn, complete=True)), []
     state = replace(state, turn=turn.go(Cause.TEXT_ONLY))
-    return moves.answer_late(state, event.at, [CloseTurn(turn.number, "done")])
+    return moves.answer_late(state, event.at, [CloseTurn(turn.number, "done"), *moves.await_caller(state, event.at)])
+
+
+@_on.register
+def _(event: Called, state: Conversation) -> Result:
+    turn = state.live
+    if turn is None or turn.number != event.turn:
+        return state, []
+    return replace(state, turn=replace(turn, called=True)), []
 
 
 @_on.register
@@ -220,15 +229,18 @@ def _(event: CancelAsked, state: Conversation) -> Result:
     if turn.state is TurnState.SPECULATIVE:
         # Nobody outside knows of it; only the session's end may stop it.
         return moves.went_on(state, event.at) if event.reason == SESSION_ENDED else (state, [])
-    return moves.cancel(state, turn, event.at, event.reason, 0)
+    state, cancelled = moves.cancel(state, turn, event.at, event.reason, 0)
+    return moves.answer_asked(state, event.at, cancelled)
 
 
 @_on.register
 def _(event: ResponseAsked, state: Conversation) -> Result:
     state, gone = moves.went_on(state, event.at)
-    if state.live is not None:
+    if state.asked is None and state.live is not None and (event.waits or state.live.called):
+        return replace(state, asked=event), gone
+    if state.asked is not None or state.live is not None:
         refusal = "Conversation already has an active response in progress. Wait until it is finished."
-        return state, [Refuse("conversation_already_has_active_response", refusal, event.tag)]
+        return state, [*gone, Refuse("conversation_already_has_active_response", refusal, event.tag)]
     if state.utterances and all(utterance.ended for utterance in state.utterances):
         return replace(state, asked=event), gone
     state, opened = moves.begin(state, event.at, 0, event)
@@ -255,4 +267,6 @@ def _(event: TimerFired, state: Conversation) -> Result:
         if turn is None or turn.number != event.number or turn.audible:
             return state, []
         return policy(state, StageFailed(event.at, turn.number, "llm", f"no answer in {state.rules.reply_limit:g} s"))
+    if event.timer == IDLE:
+        return (state, []) if state.live is not None else moves.break_silence(state, event.at, event.number)
     return policy(state, AllStopped(event.at, event.number))

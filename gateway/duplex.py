@@ -51,6 +51,8 @@ class Duplex:
     """How long a turn may take to its first sound or, without sound, to its end."""
     cancel_limit: float = 2.0
     """How long every stage has to say that it stopped."""
+    idle: float = 0.0
+    """How long after a reply nobody speaks until the assistant speaks again by itself; 0: for ever."""
     backchannels: frozenset[str] = BACKCHANNELS
 
     def hears(self, speaking: bool) -> bool:

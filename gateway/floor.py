@@ -50,7 +50,7 @@ class Conversation:
     heard: int = 0
     """Utterances so far."""
     asked: ResponseAsked | None = None
-    """A response that waits for an utterance's text."""
+    """A response that waits for an utterance's text, or for the end of a turn."""
     unanswered: int = 0
     """The newest utterance that was said over a reply which could not be interrupted; it is answered afterwards."""
     first_audio: float | None = None

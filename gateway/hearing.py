@@ -2,7 +2,7 @@
 
 Positions: a sample of the client's audio at index n is sample ``n * 16000 / rate`` here; the resamplers are aligned
 and only hold back, so neither adds an offset. The detector's path holds back 0.1 ms (cubic interpolation), the
-recogniser's 21 to 40 ms (band-limited): an onset is not delayed for the sake of a clean recording.
+recogniser's 21 to 66 ms (band-limited; the most at 8 kHz): an onset is not delayed for the sake of a clean recording.
 """
 
 from __future__ import annotations
@@ -33,3 +33,10 @@ class Hearing:
             return pcm, pcm
         samples = np.frombuffer(pcm, "<i2")
         return self._fast.resample_chunk(samples).tobytes(), self._clean.resample_chunk(samples).tobytes()
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """What is still held back; nothing follows."""
+        if self._fast is None or self._clean is None:
+            return b"", b""
+        none = np.zeros(0, "<i2")
+        return tuple(each.resample_chunk(none, last=True).tobytes() for each in (self._fast, self._clean))

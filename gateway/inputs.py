@@ -83,6 +83,14 @@ class TextComplete:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """The turn calls a function of the client's; what comes of it is asked for with ResponseAsked."""
+
+    at: float
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageFailed:
     """A stage cannot go on with a turn."""
 
@@ -119,6 +127,8 @@ class ResponseAsked:
     """Handed through to OpenTurn: whose request it was."""
     interruptible: bool = True
     """Whether speech may end the turn."""
+    waits: bool = False
+    """Whether it waits for the end of a turn that is going on, instead of being refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,7 @@ class TimerFired:
 
 Input = (
     SpeechStarted | SpeechPaused | SpeechResumed | SpeechEnded | SpeechCleared | Words | FirstAudio | PlayedOut
-    | TextComplete | StageFailed | AllStopped | CancelAsked | ResponseAsked | TimerFired
+    | TextComplete | Called | StageFailed | AllStopped | CancelAsked | ResponseAsked | TimerFired
 )  # fmt: skip
 
 # -- actions ----------------------------------------------------------------------------------------------------
@@ -182,6 +192,14 @@ class Discard:
     """The utterance had no words."""
 
     utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class StayedSilent:
+    """Nobody has said anything for ``seconds``: that joins the conversation as an utterance without words."""
+
+    utterance: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +289,6 @@ class StopTimer:
 
 
 Action = (
-    StartUtterance | PauseUtterance | ResumeUtterance | EndUtterance | Commit | Discard | Hold | Resume | CancelTurn
-    | OpenTurn | ReleaseTurn | CloseTurn | Settle | Refuse | SetTimer | StopTimer
+    StartUtterance | PauseUtterance | ResumeUtterance | EndUtterance | Commit | Discard | StayedSilent | Hold | Resume
+    | CancelTurn | OpenTurn | ReleaseTurn | CloseTurn | Settle | Refuse | SetTimer | StopTimer
 )  # fmt: skip

@@ -73,6 +73,15 @@ class Microphone:
         self.detector.endpointing = endpointing
         self.pre_roll_ms = pre_roll_ms
 
+    def reformat(self, rate: int, canceller: EchoCanceller | None, at: float) -> list[Speech]:
+        """From now on the client's audio comes at ``rate`` Hz; what the detector found in what was still held back."""
+        if self._hearing.rate == rate:
+            self._canceller = canceller
+            return []
+        fast, clean = self._hearing.finish()
+        self._hearing, self._canceller = Hearing(rate), canceller
+        return self._heard(fast, clean, at)
+
     def hear(self, pcm: bytes, at: float, *, muted: bool) -> list[Speech]:
         """Take the client's audio, heard at time ``at`` (seconds); what the detector found in it.
 
@@ -82,7 +91,9 @@ class Microphone:
             pcm = self._canceller.feed(pcm)
         if muted:
             pcm = bytes(len(pcm))
-        fast, clean = self._hearing.feed(pcm)
+        return self._heard(*self._hearing.feed(pcm), at)
+
+    def _heard(self, fast: bytes, clean: bytes, at: float) -> list[Speech]:
         found: list[Speech] = []
         if self.by_hand:
             if not self._open and fast:

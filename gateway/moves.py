@@ -17,6 +17,7 @@ from gateway.inputs import (
     ResponseAsked,
     Resume,
     SetTimer,
+    StayedSilent,
     StopTimer,
 )  # fmt: skip
 from gateway.turns import Cause, Turn, TurnState
@@ -24,8 +25,9 @@ from gateway.turns import Cause, Turn, TurnState
 Result = tuple[Conversation, list[Action]]
 
 SESSION_ENDED = "session_ended"
-BARGE_IN, FINAL, REPLY, CANCEL = "barge_in", "final", "reply", "cancel"
-"""Timers: speech long enough to interrupt; an utterance's text, a turn's first sound, a cancel's answers overdue."""
+BARGE_IN, FINAL, REPLY, CANCEL, IDLE = "barge_in", "final", "reply", "cancel", "idle"
+"""Timers: speech long enough to interrupt; an utterance's text, a turn's first sound, a cancel's answers overdue;
+nobody spoke after a turn."""
 
 
 def audible(state: Conversation) -> bool:
@@ -131,6 +133,25 @@ def begin(state: Conversation, at: float, utterance: int, asked: ResponseAsked |
     state = replace(state, turn=turn, asked=None, unanswered=0)
     text, tag = (asked.text, asked.tag) if asked is not None else ("", "")
     return state, [OpenTurn(number, utterance, text, tag), SetTimer(REPLY, number, at + state.rules.reply_limit)]
+
+
+def await_caller(state: Conversation, at: float) -> list[Action]:
+    """The turn was heard to its end: the caller is to speak now, and has so long to begin."""
+    turn = state.turn
+    if turn is None or turn.called or not state.rules.idle:
+        return []
+    return [SetTimer(IDLE, turn.number, at + state.rules.idle)]
+
+
+def break_silence(state: Conversation, at: float, turn: int) -> Result:
+    """Nobody spoke after ``turn``: the assistant does, unless something is going on or nothing is to happen now."""
+    if state.turn is None or state.turn.number != turn or not state.rules.idle or state.asked is not None:
+        return state, []
+    if state.utterances:
+        return state, [SetTimer(IDLE, turn, at + state.rules.idle)]
+    number = state.heard + 1
+    state, opened = begin(replace(state, heard=number), at, number)
+    return state, [StayedSilent(number, state.rules.idle), *opened]
 
 
 def answer_late(state: Conversation, at: float, actions: list[Action]) -> Result:

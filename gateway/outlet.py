@@ -14,12 +14,14 @@ from gateway.playback import Frame
 class Outlet(Protocol):
     """One client, as the session sees it."""
 
-    rate: int
-    """Sample rate in Hz of the audio it is sent."""
     drops: bool
     """Whether it drops its buffer at ``held`` and is sent that part again after ``resumed``."""
     cancels_echo: bool
     """Whether what it plays does not come back in what it sends."""
+
+    @property
+    def rate(self) -> int:
+        """Sample rate in Hz of the audio that it is sent, from the next turn on."""
 
     def speech_started(self, utterance: int, start_ms: int, onset_ms: int) -> None:
         """The caller began to speak; ``start_ms`` includes the pre-roll."""
@@ -33,14 +35,26 @@ class Outlet(Protocol):
     def committed(self, utterance: int, text: str, start_ms: int, end_ms: int) -> None:
         """The utterance joined the conversation; empty text: nothing was understood, and nothing joined."""
 
-    def turn_opened(self, turn: int, tag: str) -> None:
-        """A turn began; ``tag`` is that of the request for it, if there was one."""
+    def not_transcribed(self, utterance: int, error: str) -> None:
+        """The recogniser failed on the utterance."""
+
+    def stayed_silent(self, utterance: int, start_ms: int, end_ms: int) -> None:
+        """Nobody spoke for so long that the assistant is about to; the silence is an utterance without words."""
+
+    def turn_opened(self, turn: int, tag: str, text_only: bool) -> None:
+        """A turn began; ``tag`` is that of the request for it, if there was one; ``text_only``: it has no audio."""
 
     def audio(self, frame: Frame) -> None:
         """A piece of the turn's audio, and the text it completes."""
 
     def text(self, turn: int, text: str) -> None:
         """A piece of the text of a turn without audio."""
+
+    def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
+        """The turn calls a function; ``arguments`` is JSON text, ``item`` the call's name in the conversation."""
+
+    def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
+        """The turn's text is complete: what it cost, and ``length`` when its limit ended it."""
 
     def held(self, turn: int, onset_ms: int) -> None:
         """Output is held; only sent to a client that ``drops``."""

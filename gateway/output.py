@@ -67,8 +67,13 @@ class Output:
         self._texts: OrderedDict[int, list[tuple[int, str]]] = OrderedDict()
         self.first_frame: Callable[[Frame], None] | None = None
 
+    def played_by(self, played: Played | None) -> None:
+        """Another echo canceller is to be told what the client plays."""
+        self._played = played
+
     def begin(self, turn: int, *, kept_back: bool = False) -> None:
         """Make room for a turn; ``kept_back``: nothing of it leaves until ``resume``."""
+        self.playback.rate = self._outlet.rate
         self.playback.begin(turn)
         self.playback.held = kept_back
         self._received, self._resampler, self._reported = 0, None, 0

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import singledispatchmethod
 
-from bus import scripts
 from bus.events import (
     CancelRequested,
     EndRequested,
@@ -30,6 +29,7 @@ from bus.events import (
     SpeechAudio,
     SpeechEnd,
     Stopped,
+    ToolCall,
     TurnRecord,
 )  # fmt: skip
 from bus.keys import session_key
@@ -44,20 +44,16 @@ from gateway.microphone import Microphone
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.output import Output
+from gateway.request import Request
 from gateway.settings import Profile
 from gateway.speech import Probability
 from gateway.stagehand import Stagehand
 from gateway.turns import TurnState
+from gateway.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 STREAMS = ("transcript", "reply", "speech", "acks", "control")
-LEASE = 5.0
-"""Seconds for which the gateway holds its session without renewing."""
-SPEECH_KEPT_MS = 60_000
-"""Synthesised audio kept on its stream behind the newest."""
-LIFETIME = 3600.0
-"""Seconds that a session's keys outlive a gateway that died without ending it."""
 
 
 class Session:
@@ -74,12 +70,15 @@ class Session:
         probability: Probability,
         work: dict[str, Work],
         owner: str,
+        listens: bool = True,
         on_record: Callable[[TurnRecord], None] = lambda record: None,
     ) -> None:
         """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers.
 
-        ``on_record`` is called with the record of each turn once it is settled.
+        One that does not listen has no recogniser: it only answers. ``on_record`` is called with the record of each
+        turn once it is settled.
         """
+        self._listens = listens
         self.id = session
         self.profile = profile
         self.state = Conversation(rules=profile.rules)
@@ -88,21 +87,15 @@ class Session:
         self.bus = bus
         self._outlet = outlet
         self._work = work
-        self._owner = owner
         self._on_record = on_record
+        self._upkeep = Upkeep(self, owner)
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
         self._canceller = canceller(profile.echo_cancellation, outlet, input_rate, self._loop.time)
         self.microphone = Microphone(
-            bus,
-            session,
-            input_rate,
-            probability,
-            keep_all=profile.record,
-            streaming=profile.streaming_stt,
-            canceller=self._canceller,
-            end_of_turn=profile.end_of_turn,
-        )
+            bus, session, input_rate, probability, keep_all=profile.record, streaming=profile.streaming_stt,
+            canceller=self._canceller, end_of_turn=profile.end_of_turn,
+        )  # fmt: skip
         self.output = Output(
             outlet,
             self._loop.time,
@@ -133,10 +126,16 @@ class Session:
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
         if self._canceller is not None:
             await asyncio.to_thread(self._canceller.load)
-        await self._hold_lease()
+        await self._upkeep.hold()
         await self.bus.configure(self.id, self.profile.shared())
-        await self._work["stt"].offer(SessionOffer(self.id))
-        jobs = [self._upkeep(), self.output.run(), self.stagehand.run(), *(self._follow(name) for name in STREAMS)]
+        if self._listens:
+            await self._work["stt"].offer(SessionOffer(self.id))
+        jobs = [
+            self._upkeep.run(lambda: self._last_speech),
+            self.output.run(),
+            self.stagehand.run(),
+            *(self._follow(name) for name in STREAMS),
+        ]
         self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
         if self.profile.greeting:
             self.feed(inputs.ResponseAsked(self.now, self.profile.greeting))
@@ -161,35 +160,6 @@ class Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stagehand.close()
 
-    async def _upkeep(self) -> None:
-        """Renew the lease every second, let go of old audio, and keep the keys from expiring, for ever."""
-        beats = 0
-        while True:
-            await asyncio.sleep(LEASE / 5)
-            beats += 1
-            try:
-                if not await self._hold_lease():
-                    log.warning("%s: another gateway has taken this session", self.id)
-                    self.ended.set()
-                    return
-                if beats % 5 == 0 and not self.profile.record:
-                    self.microphone.trim()
-                    self._trim_speech()
-                if beats % 60 == 1:
-                    await self.bus.keep(self.id, LIFETIME)
-            except OUTAGE as error:
-                log.warning("%s: redis does not answer (%s)", self.id, type(error).__name__)
-
-    def _trim_speech(self) -> None:
-        # By the server's own clock, as the ids have it: no two machines' clocks are compared.
-        newest = int(self._last_speech.partition("-")[0])
-        if newest > SPEECH_KEPT_MS:
-            self.bus.trim(session_key(self.id, "speech"), f"{newest - SPEECH_KEPT_MS}-0")
-
-    async def _hold_lease(self) -> bool:
-        key = session_key(self.id, "lease:gateway")
-        return bool(await self.bus.run(scripts.HOLD_LEASE, [key], [self._owner, int(LEASE * 1000)]))
-
     # -- from the client
 
     def audio(self, pcm: bytes) -> None:
@@ -198,19 +168,24 @@ class Session:
         for found in self.microphone.hear(pcm, self.now, muted=muted):
             self.feed(found)
 
-    def commit(self) -> None:
-        """The client says that the utterance ends here."""
-        for found in self.microphone.commit(self.now):
+    def commit(self) -> bool:
+        """The client says that the utterance ends here; false when there is none."""
+        ends = self.microphone.commit(self.now)
+        for found in ends:
             self.feed(found)
+        return bool(ends)
 
     def clear(self) -> None:
         """The client takes back the audio since the last utterance."""
         self.feed(self.microphone.clear(self.now))
 
-    def respond(self, tag: str = "", instructions: str = "", *, interruptible: bool = True) -> None:
-        """The client asks for a turn; ``tag`` comes back with it, ``instructions`` replace the session's for once."""
-        self.stagehand.instruct(tag, instructions)
-        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible))
+    def respond(self, tag: str = "", request: Request | None = None, *, interruptible: bool = True) -> None:
+        """The client asks for a turn; ``tag`` comes back with it.
+
+        One that is to tell what came of a function call waits for a turn that is going on; others are refused then.
+        """
+        self.stagehand.requested(tag, request or Request())
+        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, self.stagehand.calls.unseen))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
         """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
@@ -224,13 +199,20 @@ class Session:
         """A client that was told to hold says how much it had really played."""
         self.output.playback.correct(turn, round(position_ms * self.output.playback.rate / 1000))
 
-    def truncate(self, turn: int, position_ms: int) -> None:
-        """A client says how much of a turn it really played: the history keeps that much of it."""
-        self.stagehand.truncate(turn, position_ms)
+    def truncate(self, turn: int, position_ms: int) -> str | None:
+        """A client says how much of a turn it really played: the history keeps that much; the text of it if known."""
+        return self.stagehand.truncate(turn, position_ms)
 
-    def say(self, message: Said) -> None:
-        """The client adds a message to the conversation."""
-        self.stagehand.history.say(message)
+    def say(self, message: Said, after: str = "") -> None:
+        """The client adds a message to the conversation, as ``Said.after`` has it.
+
+        A second output of the same function call changes nothing.
+        """
+        message = replace(message, after=after)
+        if message.role in ("tool", "tool_call"):
+            self.stagehand.calls.add(message)
+        else:
+            self.stagehand.history.say(message)
 
     def forget(self, item: str) -> None:
         """The client removes a message from the conversation."""
@@ -247,6 +229,15 @@ class Session:
             await self.bus.configure(self.id, profile.shared())
 
         self.stagehand.later(write)
+
+    def reformat(self, rate: int) -> None:
+        """From now on the client's audio comes at ``rate`` Hz, and it is sent audio at its outlet's rate."""
+        self._canceller = canceller(self.profile.echo_cancellation, self._outlet, rate, self._loop.time)
+        self.output.played_by(self._canceller.played if self._canceller else None)
+        for found in self.microphone.reformat(rate, self._canceller, self.now):
+            self.feed(found)
+        if self._canceller is not None:
+            self._loop.run_in_executor(None, self._canceller.load)
 
     # -- from the turn logic's point of view
 
@@ -302,7 +293,10 @@ class Session:
     def _(self, event: Final) -> None:
         if event.error:
             log.error("%s: utterance %d: %s", self.id, event.utterance, event.error)
-            self._outlet.refused("transcription_failed", event.error, "")
+            if event.utterance:
+                self._outlet.not_transcribed(event.utterance, event.error)
+            else:
+                self._outlet.refused("transcription_failed", event.error, "")
         if event.utterance:
             self.stagehand.step("final_text", utterance=event.utterance)
             self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=True))
@@ -313,23 +307,33 @@ class Session:
             return
         if event.index == 0:
             self.stagehand.step("first_sentence")
-        if self.profile.text_only:
+        if self.stagehand.text_only:
             self._outlet.text(event.turn, f" {event.text}" if event.index else event.text)
             self.stagehand.text_said(event.text)
         elif event.index == 0:
             self.stagehand.speak(event.turn, self._last_reply)
 
     @_hear.register
+    def _(self, event: ToolCall) -> None:
+        live = self.state.live
+        if live is None or live.number != event.turn:
+            return
+        self.feed(inputs.Called(self.now, event.turn))
+        if self.stagehand.calls.take(event, kept_back=live.state is TurnState.SPECULATIVE):
+            self.stagehand.step("called", event.name)
+
+    @_hear.register
     def _(self, event: ReplyEnd) -> None:
         self.stagehand.finished(event.turn, "llm")
         if not self._is_live(event.turn):
             return
+        self.stagehand.counted(event)
         # What there is of a failed answer is spoken to its end; without a voice there is nothing to wait for.
-        if event.reason == "failed" and event.sentences and not self.profile.text_only:
+        if event.reason == "failed" and event.sentences and not self.stagehand.text_only:
             self._failure = (event.turn, event.error)
         elif event.reason == "failed":
             self._fail(event.turn, "llm", event.error)
-        elif self.profile.text_only or not event.sentences:
+        elif self.stagehand.text_only or not event.sentences:
             self.feed(inputs.TextComplete(self.now, event.turn))
 
     @_hear.register

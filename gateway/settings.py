@@ -121,6 +121,12 @@ class Profile:
     """Whether the client itself says when an utterance ends."""
     pre_roll_ms: int = 300
     text_only: bool = False
+    tools: str = ""
+    """Functions that the model may call, as the Realtime protocol writes them: a JSON list, or empty."""
+    tool_choice: str = ""
+    """Which of them: JSON, as the Realtime protocol writes it; empty: as the model likes."""
+    max_tokens: int = 0
+    """Tokens of a reply at most; 0: as the model likes."""
     streaming_stt: bool = True
     lead: float = LEAD
     record: bool = False

@@ -21,26 +21,24 @@ from bus.keys import session_key
 from bus.leases import Work
 from bus.outbox import OUTAGE
 from gateway import inputs
+from gateway.calls import Calls
 from gateway.cancellable import CancellableTurn
+from gateway.names import turn_item, utterance_item
 from gateway.outlet import Outlet
 from gateway.record import Recorder
+from gateway.request import Request
+from gateway.timers import Timers
+from gateway.turns import TurnState
 
 if TYPE_CHECKING:
     from gateway.session import Session
 
 log = logging.getLogger(__name__)
 
+SILENCE = "(silence)"
+"""What the model is shown when the caller has not spoken for long."""
+
 Effect = Callable[[], Awaitable[None]]
-
-
-def utterance_item(session: str, utterance: int) -> str:
-    """The name of an utterance's message in the conversation."""
-    return f"item_{session.replace('-', '_')}_u{utterance}"
-
-
-def turn_item(session: str, turn: int) -> str:
-    """The name of a turn's message in the conversation."""
-    return f"item_{session.replace('-', '_')}_t{turn}"
 
 
 class Stagehand:
@@ -49,14 +47,15 @@ class Stagehand:
     def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
         self.history = HistoryWriter(session.bus, session.id)
         self.recorder = Recorder(session.settled)
+        self.calls = Calls(session.id, self.history, outlet)
         self._session = session
         self._outlet = outlet
         self._work = work
         self._turns: dict[int, CancellableTurn] = {}
-        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        self._timers = Timers(session.at)
         self._effects: asyncio.Queue[Effect] = asyncio.Queue()
         self._busy = False
-        self._instructions: dict[str, str] = {}
+        self._requests: dict[str, Request] = {}
         self._starts: dict[int, tuple[int, int]] = {}
         """Utterance -> (its first sample with the pre-roll, its onset)."""
         self._untold: set[int] = set()
@@ -65,6 +64,9 @@ class Stagehand:
         self._afterwards: list[Said] = []
         """What was said over the turn that goes on: in the history it follows the turn."""
         self._text = ""
+        self._count: ReplyEnd | None = None
+        self.text_only = False
+        """Whether the newest turn has no audio."""
         session.output.first_frame = lambda frame: self.step("first_out")
 
     # -- what needs Redis
@@ -98,9 +100,7 @@ class Stagehand:
 
     def close(self) -> None:
         """Stop every timer."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.close()
 
     # -- what the session tells
 
@@ -113,10 +113,9 @@ class Stagehand:
         if utterance:
             self.recorder.spoke(utterance, (name, at, detail))
 
-    def instruct(self, tag: str, instructions: str) -> None:
-        """Remember the instructions that a request brought."""
-        if instructions:
-            self._instructions[tag] = instructions
+    def requested(self, tag: str, request: Request) -> None:
+        """Remember what the turn that will have ``tag`` is to be."""
+        self._requests[tag] = request
 
     def text_said(self, text: str) -> None:
         """A sentence of a turn without audio reached the client."""
@@ -126,6 +125,12 @@ class Stagehand:
         """A stage has done its work on a turn."""
         if turn in self._turns:
             self._turns[turn].finished(stage)
+
+    def counted(self, end: ReplyEnd) -> None:
+        """What a turn cost is known: the client is told, once it knows of the turn."""
+        self._count = end
+        if self._session.state.turn is not None and self._session.state.turn.state is not TurnState.SPECULATIVE:
+            self._outlet.counted(end.turn, end.prompt_tokens, end.tokens, end.finish)
 
     def stopped(self, ack: Stopped) -> None:
         """A stage acknowledges a cancel."""
@@ -145,15 +150,15 @@ class Stagehand:
 
         self.later(offer)
 
-    def truncate(self, turn: int, position_ms: int) -> None:
-        """The client says how much of a turn it played."""
+    def truncate(self, turn: int, position_ms: int) -> str | None:
+        """The client says how much of a turn it played; the text of that, None when it is not known (any more)."""
+        text = self._session.output.text_until(turn, position_ms)
         live = self._session.state.live
         if live is not None and live.number == turn:
             self._truncated[turn] = position_ms
-            return
-        text = self._session.output.text_until(turn, position_ms)
-        if text is not None:
+        elif text is not None:
             self.history.amend(turn_item(self._session.id, turn), text)
+        return text
 
     # -- the actions
 
@@ -213,6 +218,12 @@ class Stagehand:
             self._outlet.committed(action.utterance, "", _ms(start), _ms(self._session.microphone.position))
 
     @do.register
+    def _(self, action: inputs.StayedSilent) -> None:
+        item, end = utterance_item(self._session.id, action.utterance), _ms(self._session.microphone.position)
+        self.history.say(Said(item, "user", SILENCE))
+        self._outlet.stayed_silent(action.utterance, max(0, end - round(action.seconds * 1000)), end)
+
+    @do.register
     def _(self, action: inputs.Hold) -> None:
         heard = self._session.output.hold()
         _, onset = self._starts.get(action.utterance, (0, self._session.microphone.position))
@@ -230,6 +241,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.CancelTurn) -> None:
         output, turn = self._session.output, action.turn
+        self.calls.drop()
         heard, heard_ms = self._heard(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
@@ -252,15 +264,20 @@ class Stagehand:
     def _(self, action: inputs.OpenTurn) -> None:
         turn, session = action.turn, self._session
         record = self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
-        self._text = ""
+        self._text, self._count = "", None
         self.recorder.opened(turn, action.utterance)
+        request = self._requests.pop(action.tag, Request())
+        only = session.profile.text_only if request.text_only is None else request.text_only
+        self.text_only = only
+        self.calls.unseen = False
         session.output.begin(turn, kept_back=bool(action.said))
         if action.said:
             self.step("turn", "ahead of the end", turn)
         else:
-            self._outlet.turn_opened(turn, action.tag)
+            self._outlet.turn_opened(turn, action.tag, self.text_only)
             self.step("turn", turn=turn)
-        instructions = self._instructions.pop(action.tag, "")
+        instructions = request.instructions or ""
+        options = request.options(session.profile)
         if action.text:
             key = session_key(session.id, "reply")
             session.bus.post(key, Sentence(turn, 0, 0, action.text))
@@ -273,14 +290,19 @@ class Stagehand:
                 record.stopped(Stopped(turn, "llm", "never_started"))
                 return
             pinned = await self.history.pin()
-            entry = await self._work["llm"].offer(TurnOffer(session.id, turn, pinned, instructions, action.said))
+            entry = await self._work["llm"].offer(
+                TurnOffer(session.id, turn, pinned, instructions, action.said, options)
+            )
             record.offered("llm", entry)
 
         self.later(offer)
 
     @do.register
     def _(self, action: inputs.ReleaseTurn) -> None:
-        self._outlet.turn_opened(action.turn, "")
+        self._outlet.turn_opened(action.turn, "", False)
+        self.calls.release()
+        if self._count is not None:
+            self.counted(self._count)
         self._session.output.resume()
         self.step("released", turn=action.turn)
 
@@ -317,25 +339,19 @@ class Stagehand:
 
     @do.register
     def _(self, action: inputs.Refuse) -> None:
-        self._instructions.pop(action.tag, None)
+        self._requests.pop(action.tag, None)
         self._outlet.refused(action.code, action.message, action.tag)
 
     @do.register
     def _(self, action: inputs.SetTimer) -> None:
-        self.do(inputs.StopTimer(action.timer, action.number))
-        key = (action.timer, action.number)
-
         def fire() -> None:
-            self._timers.pop(key, None)
             self._session.feed(inputs.TimerFired(self._session.now, action.timer, action.number))
 
-        self._timers[key] = self._session.at(action.at, fire)
+        self._timers.set(action.timer, action.number, action.at, fire)
 
     @do.register
     def _(self, action: inputs.StopTimer) -> None:
-        timer = self._timers.pop((action.timer, action.number), None)
-        if timer is not None:
-            timer.cancel()
+        self._timers.stop(action.timer, action.number)
 
     # -- what they share
 
@@ -351,7 +367,7 @@ class Stagehand:
     def _heard(self, turn: int) -> tuple[str, int]:
         """(text, ms) of a turn that was heard, by the strongest evidence there is."""
         output = self._session.output
-        if self._session.profile.text_only:
+        if self.text_only:
             return self._text, 0
         if output.playback.turn != turn:
             return "", 0

@@ -90,6 +90,8 @@ class Turn:
     """Whether speech may end it."""
     began: float | None = None
     """When its first audio came."""
+    called: bool = False
+    """Whether it has called a function: what is asked for then waits for its end."""
     complete: bool = False
     """Whether it is known, ahead of its release, to have no sound."""
 

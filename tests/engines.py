@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from workers.engines import EngineError
+from workers.llm.tools import Finish, Request
 from workers.tts.engine import Chunk
 
 
@@ -80,6 +81,30 @@ class ScriptedLlm:
             whole = True
         finally:
             self.closed += not whole
+
+
+class CallingLlm(ScriptedLlm):
+    """Calls functions: ``script`` says for each turn what it yields, words or calls; without one it answers."""
+
+    def __init__(self, *script, answer="One two three four. Five six seven eight.", pace=0.0):
+        super().__init__(answer, pace)
+        self.script = list(script)
+        self.requests: list[Request] = []
+        self.messages: list[list] = []
+
+    async def respond(self, messages, language, cancel, request):
+        self.requests.append(request)
+        self.messages.append(list(messages))
+        script = self.script.pop(0) if self.script else None
+        if script is None:
+            async for delta in self.reply(messages, language, cancel):
+                yield delta
+        else:
+            self.prompts.append([(message.role, message.text) for message in messages])
+            for piece in script:
+                await asyncio.sleep(self.pace)
+                yield piece
+        yield Finish("stop", 100, 10)
 
 
 class ScriptedTts:

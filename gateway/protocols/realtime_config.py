@@ -1,22 +1,28 @@
 """The Realtime protocol's session object: its defaults, its partial updates, and what they mean to a session here.
 
-``session.update`` is a deep partial merge: a missing field keeps its value, an explicit null clears it. Shapes are
-checked against the ``openai`` package's own types.
+``session.update`` is a deep partial merge: a missing field keeps its value, an explicit null clears it, one that
+the protocol does not know is left out. Shapes are checked against the ``openai`` package's own types.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
-from openai.types.realtime import RealtimeSessionCreateRequest
+from openai.types import realtime as types
 from pydantic import ValidationError
 
+from gateway.codecs import CODECS, PCM, Codec
 from gateway.settings import Profile
+from gateway.speech import Endpointing
 
-RATE = 24_000
-PCM = {"type": "audio/pcm", "rate": RATE}
+FORMATS: dict[str, dict[str, Any]] = {
+    "audio/pcm": {"type": "audio/pcm", "rate": PCM.rate},
+    "audio/pcmu": {"type": "audio/pcmu"},
+    "audio/pcma": {"type": "audio/pcma"},
+}
 SERVER_VAD: dict[str, Any] = {
     "type": "server_vad",
     "threshold": 0.5,
@@ -32,7 +38,20 @@ SEMANTIC_VAD: dict[str, Any] = {
     "create_response": True,
     "interrupt_response": True,
 }
-RANGES = {"threshold": (0.0, 1.0), "prefix_padding_ms": (0, 5_000), "silence_duration_ms": (100, 10_000)}
+RANGES = {
+    "threshold": (0.0, 1.0),
+    "prefix_padding_ms": (0, 5_000),
+    "silence_duration_ms": (100, 10_000),
+    "idle_timeout_ms": (1_000, 600_000),
+}
+EAGERNESS = {"low": (2.0, 8_000), "medium": (1.0, 4_000), "high": (0.6, 2_000)}
+"""Eagerness -> (by what the silence that ends a turn is multiplied, ms of silence after a pause that a model of the end
+of turn does not take for the end); ``auto`` is as the gateway is set."""
+MOST_TOKENS = 1 << 20
+SHAPES: dict[str, Any] = {
+    "realtime": types.RealtimeSessionCreateRequest,
+    "transcription": types.RealtimeTranscriptionSessionCreateRequest,
+}
 
 
 class ProtocolError(Exception):
@@ -43,93 +62,208 @@ class ProtocolError(Exception):
         self.code = code
         self.message = message
         self.param = param
+        self.event_id: str | None = None
+        """The client's event that was wrong, where it is known here."""
 
 
 class RealtimeConfig:
     """One connection's session object, and the profile that follows from it."""
 
-    def __init__(self, profile: Profile, model: str, voices: frozenset[str]) -> None:
-        """``profile`` is what the gateway gives every session; ``voices`` are those some TTS worker has."""
+    def __init__(self, profile: Profile, model: str, voices: frozenset[str], kind: str = "realtime") -> None:
+        """``profile`` is what the gateway gives every session; ``voices`` are those some TTS worker has.
+
+        ``kind`` is ``realtime``, or ``transcription`` for a session without replies.
+        """
+        self.kind = kind
         self._base = profile
         self._voices = voices
         turn_detection = copy.deepcopy(SERVER_VAD)
         turn_detection["silence_duration_ms"] = profile.endpointing.silence_ms
-        self._session: dict[str, Any] = {
-            "type": "realtime",
-            "object": "realtime.session",
-            "model": model,
-            "output_modalities": ["audio"],
-            "instructions": profile.instructions,
-            "tools": [],
-            "tool_choice": "auto",
-            "max_output_tokens": "inf",
-            "audio": {
-                "input": {
-                    "format": dict(PCM),
-                    "transcription": {"model": model, "language": profile.language.partition("-")[0]},
-                    "noise_reduction": None,
-                    "turn_detection": turn_detection,
-                },
-                "output": {"format": dict(PCM), "voice": profile.voice or "default", "speed": 1.0},
-            },
+        heard = {
+            "format": dict(FORMATS[PCM.name]),
+            "transcription": {"model": model, "language": profile.language.partition("-")[0]},
+            "noise_reduction": None,
+            "turn_detection": turn_detection,
         }
+        self._defaults: dict[str, Any] = {"type": kind, "object": "realtime.transcription_session"}
+        if kind == "transcription":
+            self._defaults["audio"] = {"input": heard}
+        else:
+            self._defaults |= {
+                "object": "realtime.session",
+                "model": model,
+                "output_modalities": ["audio"],
+                "instructions": profile.instructions,
+                "tools": [],
+                "tool_choice": "auto",
+                "max_output_tokens": "inf",
+                "audio": {
+                    "input": heard,
+                    "output": {"format": dict(FORMATS[PCM.name]), "voice": profile.voice or "default", "speed": 1.0},
+                },
+            }
+        self._session = copy.deepcopy(self._defaults)
 
     def view(self, session_id: str) -> dict[str, Any]:
         """The whole session object, as ``session.created`` and ``session.updated`` carry it."""
         return {**copy.deepcopy(self._session), "id": f"sess_{session_id}"}
 
+    def snapshot(self) -> dict[str, Any]:
+        """The session object as it is, for ``restore``."""
+        return self._session
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Undo the updates since ``snapshot``."""
+        self._session = snapshot
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The functions that the session's model may call."""
+        tools: list[dict[str, Any]] = self._session.get("tools", [])
+        return tools
+
+    @property
+    def most(self) -> Any:
+        """The session's ``max_output_tokens``."""
+        return self._session.get("max_output_tokens", "inf")
+
+    @property
+    def manual(self) -> bool:
+        """Whether the client itself says when an utterance ends."""
+        return self._session["audio"]["input"].get("turn_detection") is None
+
+    def codec(self, side: str) -> Codec:
+        """How audio is written on the way ``input`` or ``output``."""
+        form = self._session["audio"].get(side, {}).get("format") or {}
+        return CODECS[form.get("type", PCM.name)]
+
     def update(self, change: dict[str, Any]) -> Profile:
         """Merge a partial session object; the profile from now on. Raises ProtocolError and changes nothing then."""
         change = copy.deepcopy(change)
-        if change.get("type", "realtime") != "realtime":
-            raise ProtocolError(
-                "invalid_value", f"session.type is {change['type']!r}; expected 'realtime'", "session.type"
-            )
+        kind = change.get("type", self.kind)
+        if kind != self.kind:
+            hint = "connect with ?intent=transcription for a transcription session"
+            message = f"session.type is {str(kind)[:40]!r}; expected {self.kind!r} ({hint})"
+            raise ProtocolError("invalid_value", message, "session.type")
         if "modalities" in change:
             change.setdefault("output_modalities", change.pop("modalities"))
-        merged = _merge(self._session, change)
-        detection = merged["audio"]["input"].get("turn_detection")
-        if detection is not None:
-            wanted = ((change.get("audio") or {}).get("input") or {}).get("turn_detection") or {}
-            merged["audio"]["input"]["turn_detection"] = _detection(detection, wanted)
-        _check(merged)
+        merged = _merge(self._session, _known(change, SHAPES[self.kind]))
+        for name, value in self._defaults.items():
+            if merged.get(name) is None:
+                merged[name] = copy.deepcopy(value)
+        merged = {name: value for name, value in merged.items() if value is not None}
+        self._check(merged, change)
         self._session = merged
         return self.profile()
 
     def profile(self) -> Profile:
         """What the session object means here."""
         session, base = self._session, self._base
-        spoken, heard = session["audio"]["output"], session["audio"]["input"]
+        heard = session["audio"]["input"]
         detection = heard.get("turn_detection")
-        voice = spoken.get("voice")
         language = (heard.get("transcription") or {}).get("language") or ""
-        profile = replace(
-            base,
-            instructions=session.get("instructions") or "",
-            voice=voice if isinstance(voice, str) and voice in self._voices else base.voice,
-            text_only=session.get("output_modalities") == ["text"],
-            language=base.language if base.language.partition("-")[0] == language or not language else language,
-        )
+        language = base.language if base.language.partition("-")[0] == language or not language else language
+        if self.kind == "transcription":
+            profile = replace(base, language=language, greeting="")
+        else:
+            voice = session["audio"]["output"].get("voice")
+            most = session["max_output_tokens"]
+            profile = replace(
+                base,
+                instructions=session["instructions"],
+                voice=voice if isinstance(voice, str) and voice in self._voices else base.voice,
+                text_only=session["output_modalities"] == ["text"],
+                language=language,
+                tools=json.dumps(session["tools"]) if session["tools"] else "",
+                tool_choice=json.dumps(session["tool_choice"]),
+                max_tokens=most if isinstance(most, int) else 0,
+            )
         if detection is None:
             duplex = replace(base.duplex, respond=False, interrupt=False)
             return replace(profile, by_hand=True, duplex=duplex)
-        eager = base.duplex.eager and not profile.text_only
+        replies = self.kind == "realtime"
         duplex = replace(
-            base.duplex, respond=detection["create_response"], interrupt=detection["interrupt_response"], eager=eager
+            base.duplex,
+            respond=replies and detection["create_response"],
+            interrupt=replies and detection["interrupt_response"],
+            eager=base.duplex.eager and not profile.text_only,
+            idle=(detection.get("idle_timeout_ms") or 0) / 1000,
         )
-        endpointing = base.endpointing
-        if detection["type"] == "server_vad":
-            silence = int(detection["silence_duration_ms"])
-            pause = min(base.endpointing.pause_ms, silence)
-            endpointing = replace(endpointing, threshold=detection["threshold"], pause_ms=pause, silence_ms=silence)
         pre_roll = int(detection.get("prefix_padding_ms", base.pre_roll_ms))
+        endpointing = _endpointing(base.endpointing, detection)
         return replace(profile, duplex=duplex, endpointing=endpointing, pre_roll_ms=pre_roll)
+
+    def _check(self, merged: dict[str, Any], change: dict[str, Any]) -> None:
+        """Fill in turn detection and formats; raise ProtocolError for a wrong shape or what is not to be had here."""
+        wanted_input = _dict(_dict(change.get("audio")).get("input"))
+        detection = merged["audio"]["input"].get("turn_detection")
+        if detection is not None:
+            wanted = _dict(wanted_input.get("turn_detection"))
+            merged["audio"]["input"]["turn_detection"] = _detection(detection, wanted)
+        for side, audio in merged["audio"].items():
+            audio["format"] = _format(audio.get("format"), f"session.audio.{side}.format")
+        try:
+            SHAPES[self.kind].model_validate({k: v for k, v in merged.items() if k != "object"})
+        except (ValidationError, RecursionError) as error:
+            raise _wrong(error) from None
+        if self.kind == "realtime":
+            check_modalities(merged["output_modalities"], "session.output_modalities")
+            check_tools(merged["tools"], merged["tool_choice"], "session.")
+            check_tokens(merged["max_output_tokens"], "session.max_output_tokens")
+
+
+def check_modalities(modalities: Any, where: str) -> None:
+    """Raise ProtocolError unless it is audio (which comes with its text) or text."""
+    if modalities not in (["audio"], ["text"], ["text", "audio"], ["audio", "text"]):
+        message = f"{where} is {str(modalities)[:80]}; expected ['audio'] or ['text']"
+        raise ProtocolError("invalid_value", message, where)
+
+
+def check_tools(tools: Any, choice: Any, where: str) -> None:
+    """Raise ProtocolError for a tool that is no function with a name of its own, or a choice of none of them."""
+    names: set[str] = set()
+    for number, tool in enumerate(tools):
+        place, name = f"{where}tools[{number}]", tool.get("name")
+        if tool.get("type", "function") != "function":
+            message = f"{place}.type is {str(tool['type'])[:40]!r}; only 'function' is supported here"
+            raise ProtocolError("invalid_value", message, f"{place}.type")
+        if not isinstance(name, str) or not name or name in names:
+            raise ProtocolError("invalid_value", f"{place}.name: expected a name of its own", f"{place}.name")
+        names.add(name)
+    if isinstance(choice, dict) and (choice.get("type") != "function" or choice.get("name") not in names):
+        message = f"{where}tool_choice names no function of {where}tools"
+        raise ProtocolError("invalid_value", message, f"{where}tool_choice")
+
+
+def check_tokens(most: Any, where: str) -> None:
+    """Raise ProtocolError unless it is 'inf' or a whole number that a model can keep to."""
+    if most != "inf" and not (isinstance(most, int) and not isinstance(most, bool) and 1 <= most <= MOST_TOKENS):
+        raise ProtocolError("invalid_value", f"{where}: expected 'inf' or 1 to {MOST_TOKENS}", where)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _known(change: dict[str, Any], shape: Any) -> dict[str, Any]:
+    """The fields that the protocol has, at the top and in ``audio``."""
+    known = {name: value for name, value in change.items() if name in shape.model_fields}
+    if isinstance(known.get("audio"), dict):
+        sides: dict[str, Any] = {"input": types.RealtimeAudioConfigInput, "output": types.RealtimeAudioConfigOutput}
+        if shape is not SHAPES["realtime"]:
+            del sides["output"]
+        known["audio"] = {
+            side: {name: value for name, value in audio.items() if name in sides[side].model_fields}
+            for side, audio in known["audio"].items()
+            if side in sides and isinstance(audio, dict)
+        }
+    return known
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(old)
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in ("format", "tool_choice"):
             merged[key] = _merge(merged[key], value)
         elif value is None and key in ("audio", "input", "output", "type", "format"):
             continue  # these have no cleared state
@@ -138,47 +272,55 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _detection(merged: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+def _format(form: Any, where: str) -> dict[str, Any]:
+    """A format with its rate. Raises ProtocolError for one that is not to be had."""
+    known = FORMATS.get(form.get("type", PCM.name)) if isinstance(form, dict) else None
+    if known is None or form.get("rate") not in (None, known.get("rate"), CODECS[known["type"]].rate):
+        message = f"{where} is {str(form)[:80]}; expected audio/pcm at {PCM.rate} Hz, audio/pcmu or audio/pcma"
+        raise ProtocolError("invalid_value", message, where)
+    return dict(known)
+
+
+def _detection(merged: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     """Turn detection with its defaults filled in: a change of type starts from the new type's defaults."""
-    kind = merged.get("type", "server_vad")
-    defaults = {"server_vad": SERVER_VAD, "semantic_vad": SEMANTIC_VAD}.get(kind)
+    where = "session.audio.input.turn_detection"
+    kind = merged.get("type", "server_vad") if isinstance(merged, dict) else merged
+    defaults = {"server_vad": SERVER_VAD, "semantic_vad": SEMANTIC_VAD}.get(kind if isinstance(kind, str) else "")
     if defaults is None:
-        raise ProtocolError(
-            "invalid_value",
-            f"turn_detection.type is {kind!r}; expected 'server_vad', 'semantic_vad', or turn_detection null",
-            "session.audio.input.turn_detection.type",
-        )
+        message = f"turn_detection.type is {str(kind)[:40]!r}; expected 'server_vad', 'semantic_vad', or null"
+        raise ProtocolError("invalid_value", message, f"{where}.type")
     known = {key: value for key, value in merged.items() if key in defaults}
     detection = {**defaults, **known, **{key: wanted[key] for key in wanted if key in defaults}}
-    for flag in ("create_response", "interrupt_response"):
-        if detection[flag] is None:
-            detection[flag] = True
-    for name, (low, high) in RANGES.items():
-        value = detection.get(name, low)
+    for name, default in defaults.items():
+        if detection[name] is None:
+            detection[name] = default
+        value = detection[name]
+        if name not in RANGES or value is None:
+            continue
+        low, high = RANGES[name]
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            where = f"session.audio.input.turn_detection.{name}"
-            raise ProtocolError("invalid_value", f"{where} is {value!r}; expected a number from {low} to {high}", where)
+            message = f"{where}.{name} is {str(value)[:40]!r}; expected a number from {low} to {high}"
+            raise ProtocolError("invalid_value", message, f"{where}.{name}")
     return detection
 
 
-def _check(session: dict[str, Any]) -> None:
-    """Raise ProtocolError when a session object has a wrong shape, or asks for what is not to be had here."""
-    try:
-        RealtimeSessionCreateRequest.model_validate({k: v for k, v in session.items() if k != "object"})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = [part for part in first["loc"] if isinstance(part, str) and part[0].islower()]
-        where = ".".join(["session", *path])
-        raise ProtocolError("invalid_value", f"{where}: {first['msg']}", where) from None
-    modalities = session.get("output_modalities")
-    if modalities not in (["audio"], ["text"], ["text", "audio"], ["audio", "text"]):
-        raise ProtocolError(
-            "invalid_value",
-            f"session.output_modalities is {modalities!r}; expected ['audio'] or ['text']",
-            "session.output_modalities",
-        )
-    for side in ("input", "output"):
-        form = session["audio"][side].get("format") or PCM
-        if form.get("type") != "audio/pcm" or form.get("rate", RATE) != RATE:
-            where = f"session.audio.{side}.format"
-            raise ProtocolError("invalid_value", f"{where} is {form!r}; expected audio/pcm at {RATE} Hz", where)
+def _endpointing(base: Endpointing, detection: dict[str, Any]) -> Endpointing:
+    """When speech begins and ends, as a client's turn detection has it."""
+    if detection["type"] == "server_vad":
+        silence = int(detection["silence_duration_ms"])
+        pause = min(base.pause_ms, silence)
+        return replace(base, threshold=detection["threshold"], pause_ms=pause, silence_ms=silence)
+    if detection["eagerness"] not in EAGERNESS:
+        return base
+    factor, longest = EAGERNESS[detection["eagerness"]]
+    silence = max(base.pause_ms, int(base.silence_ms * factor))
+    return replace(base, silence_ms=silence, incomplete_ms=longest)
+
+
+def _wrong(error: Exception) -> ProtocolError:
+    if not isinstance(error, ValidationError):
+        return ProtocolError("invalid_value", "session: nested too deeply.", "session")
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in first["loc"] if isinstance(part, int) or str(part)[:1].islower()]
+    where = ".".join(["session", *path])[:200]
+    return ProtocolError("invalid_value", f"{where}: {first['msg'][:200]}", where)

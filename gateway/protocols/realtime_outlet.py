@@ -9,57 +9,47 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.codecs import PCM, Codec
+from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
-from gateway.protocols.realtime_config import RATE
-from gateway.stagehand import turn_item, utterance_item
+from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.realtime_items import Items
+from gateway.protocols.realtime_response import Response
 
 Send = Callable[[dict[str, Any]], None]
-
-
-@dataclass(slots=True)
-class _Response:
-    """A response on its way to the client."""
-
-    id: str
-    item: str
-    metadata: dict[str, str] | None
-    text_only: bool
-    begun: bool = False
-    transcript: str = ""
-
-
-@dataclass(slots=True)
-class Items:
-    """The conversation's items as the client knows them, in order."""
-
-    by_id: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def last(self) -> str | None:
-        return next(reversed(self.by_id), None)
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
 
 class RealtimeOutlet:
     """Implements ``gateway.outlet.Outlet``."""
-
-    rate = RATE
 
     def __init__(self, session: str, send: Send, *, extensions: bool, cancels_echo: bool = True) -> None:
         """``send`` queues one event for the client; ``extensions``: see docs/realtime-extensions.md."""
         self.session = session
         self.drops = extensions
         self.cancels_echo = cancels_echo
-        self.text_only = False
+        self.codec: Codec = PCM
+        """How the audio that it is sent is written."""
+        self.manual = False
+        """Whether the client itself says when an utterance ends: it is not told of speech."""
+        self.conversation: str | None = f"conv_{session.replace('-', '_')}"
+        self.most: Any = "inf"
+        """The session's ``max_output_tokens``."""
         self.items = Items()
         self.requests: dict[str, dict[str, Any]] = {}
         """Tag -> the ``response`` object of the response.create that asked."""
         self._send = send
         self._extensions = extensions
-        self._responses: dict[int, _Response] = {}
+        self._responses: dict[int, Response] = {}
+        self._lengths: dict[int, int] = {}
+        """Turn -> milliseconds of its audio that were sent."""
         self._numbers = itertools.count(1)
+
+    @property
+    def rate(self) -> int:
+        return self.codec.rate
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Send an event; fields that are None are left out."""
@@ -73,35 +63,47 @@ class RealtimeOutlet:
         error |= {key: value for key, value in (("param", param), ("event_id", event_id)) if value is not None}
         self.emit("error", error=error)
 
-    def add_item(self, item: dict[str, Any], *, done: bool = True) -> None:
-        """An item joins the conversation."""
-        previous = self.items.last
-        self.items.by_id[item["id"]] = item
+    def add_item(self, item: dict[str, Any], *, done: bool = True, after: str | None = None) -> None:
+        """An item joins the conversation, behind ``after`` or at its end. Raises ProtocolError."""
+        previous = self.items.add(item, after)
         self.emit("conversation.item.added", previous_item_id=previous, item=item)
         if done:
             self.emit("conversation.item.done", previous_item_id=previous, item=item)
 
     def response_id(self, turn: int) -> str:
         """The response's name on the wire."""
-        return f"resp_{self.session.replace('-', '_')}_{turn}"
+        return f"resp_{_plain(self.session)}_{turn}"
 
     def turn_of(self, item_or_response: str) -> int:
         """The turn that an item or response of the assistant belongs to; 0 when there is none such."""
         for prefix in (turn_item(self.session, 0)[:-1], self.response_id(0)[:-1]):
             number = item_or_response.removeprefix(prefix)
-            if number != item_or_response and number.isdigit():
+            if number != item_or_response and number.isascii() and number.isdigit() and len(number) < 10:
                 return int(number)
         return 0
+
+    def length_ms(self, turn: int) -> int:
+        """How much of a turn's audio the client was sent."""
+        response = self._responses.get(turn)
+        return response.sent * 1000 // response.codec.rate if response else self._lengths.get(turn, 0)
+
+    def truncated(self, item_id: str, text: str) -> None:
+        """An item's text is only what was heard."""
+        item = self.items.by_id.get(item_id)
+        if item and item.get("content"):
+            self.items.by_id[item_id] = {**item, "content": [{**item["content"][0], "transcript": text}]}
 
     # -- gateway.outlet.Outlet
 
     def speech_started(self, utterance: int, start_ms: int, onset_ms: int) -> None:
-        item = utterance_item(self.session, utterance)
-        self.emit("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=item)
+        if not self.manual:
+            item = utterance_item(self.session, utterance)
+            self.emit("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=item)
 
     def speech_stopped(self, utterance: int, end_ms: int) -> None:
         item = utterance_item(self.session, utterance)
-        self.emit("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item)
+        if not self.manual:
+            self.emit("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item)
         self.buffer_committed(item)
 
     def buffer_committed(self, item: str) -> None:
@@ -117,29 +119,43 @@ class RealtimeOutlet:
 
     def committed(self, utterance: int, text: str, start_ms: int, end_ms: int) -> None:
         item = utterance_item(self.session, utterance)
-        if item in self.items.by_id:
-            self.items.by_id[item]["content"][0]["transcript"] = text
-        kind = "conversation.item.input_audio_transcription"
+        if item not in self.items.by_id:
+            return  # cleared, or removed by the client
+        self.items.by_id[item]["content"][0]["transcript"] = text
+        where = {"item_id": item, "content_index": 0}
         if text:
-            self.emit(f"{kind}.delta", item_id=item, content_index=0, delta=text)
+            self.emit(f"{TRANSCRIPTION}.delta", **where, delta=text)
         usage = {"type": "duration", "seconds": round(max(0, end_ms - start_ms) / 1000, 3)}
-        self.emit(f"{kind}.completed", item_id=item, content_index=0, transcript=text, usage=usage)
+        self.emit(f"{TRANSCRIPTION}.completed", **where, transcript=text, usage=usage)
 
-    def turn_opened(self, turn: int, tag: str) -> None:
+    def not_transcribed(self, utterance: int, error: str) -> None:
+        reason = {"type": "server_error", "code": "transcription_failed", "message": error}
+        where = {"item_id": utterance_item(self.session, utterance), "content_index": 0}
+        self.emit(f"{TRANSCRIPTION}.failed", **where, error=reason)
+
+    def stayed_silent(self, utterance: int, start_ms: int, end_ms: int) -> None:
+        item = utterance_item(self.session, utterance)
+        where = {"audio_start_ms": start_ms, "audio_end_ms": end_ms, "item_id": item}
+        self.emit("input_audio_buffer.timeout_triggered", **where)
+        self.buffer_committed(item)
+        self.committed(utterance, "", start_ms, end_ms)
+
+    def turn_opened(self, turn: int, tag: str, text_only: bool) -> None:
         request = self.requests.pop(tag, {})
-        response = _Response(
-            self.response_id(turn), turn_item(self.session, turn), request.get("metadata"), self.text_only
-        )
+        response = Response(self.response_id(turn), turn_item(self.session, turn), text_only, self.conversation)
+        response.metadata, response.codec = request.get("metadata"), self.codec
+        response.most = request.get("max_output_tokens") or self.most
         self._responses = {turn: response}
-        self.emit("response.created", response=self._view(response, "in_progress"))
+        self.emit("response.created", response=response.view("in_progress"))
 
     def audio(self, frame: Frame) -> None:
         response = self._responses.get(frame.turn)
         if response is None:
             return
-        self._begin(response)
-        where = {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
-        self.emit("response.output_audio.delta", **where, delta=base64.b64encode(frame.pcm).decode())
+        where = self._begin(response)
+        delta = base64.b64encode(response.codec.encode(frame.pcm)).decode()
+        response.sent = max(response.sent, frame.start + len(frame.pcm) // 2)
+        self.emit("response.output_audio.delta", **where, delta=delta)
         if frame.text:
             response.transcript += frame.text
             self.emit("response.output_audio_transcript.delta", **where, delta=frame.text)
@@ -148,10 +164,29 @@ class RealtimeOutlet:
         response = self._responses.get(turn)
         if response is None:
             return
-        self._begin(response)
+        where = self._begin(response)
         response.transcript += text
-        where = {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
         self.emit("response.output_text.delta", **where, delta=text)
+
+    def called(self, turn: int, item_id: str, call_id: str, name: str, arguments: str) -> None:
+        response = self._responses.get(turn)
+        if response is None:
+            return
+        item = {"id": item_id, "object": "realtime.item", "type": "function_call", "status": "in_progress"}
+        item |= {"call_id": call_id, "name": name, "arguments": ""}
+        index = len(response.output)
+        response.output.append(item)
+        self.emit("response.output_item.added", response_id=response.id, output_index=index, item=item)
+        self._add(response, item)
+        where = {"response_id": response.id, "item_id": item_id, "output_index": index, "call_id": call_id}
+        self.emit("response.function_call_arguments.delta", **where, delta=arguments)
+        self.emit("response.function_call_arguments.done", **where, name=name, arguments=arguments)
+        self._item_done(response, index, {**item, "status": "completed", "arguments": arguments})
+
+    def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
+        response = self._responses.get(turn)
+        if response is not None:
+            response.counts, response.finish = (prompt_tokens, tokens), finish
 
     def held(self, turn: int, onset_ms: int) -> None:
         where = {"response_id": self.response_id(turn), "item_id": turn_item(self.session, turn)}
@@ -162,20 +197,22 @@ class RealtimeOutlet:
         self.emit("bargein.output.resumed", **where, audio_start_ms=start_ms)
 
     def turn_closed(self, turn: int, outcome: str, reason: str, heard_text: str, heard_ms: int) -> None:
+        self._lengths[turn] = self.length_ms(turn)
         response = self._responses.pop(turn, None)
         if response is None:
             return
-        if response.begun:
+        if outcome == "completed" and response.finish == "length":
+            outcome = "incomplete"
+        if response.message is not None:
             self._finish(response, outcome)
         details: dict[str, Any] | None = None
         if outcome == "cancelled":
             details = {"type": "cancelled", "reason": reason if reason == "turn_detected" else "client_cancelled"}
+        elif outcome == "incomplete":
+            details = {"type": "incomplete", "reason": "max_output_tokens"}
         elif outcome == "failed":
             details = {"type": "failed", "error": {"type": "server_error", "code": "stage_failed", "message": reason}}
-        view = self._view(response, outcome)
-        if details is not None:
-            view["status_details"] = details
-        self.emit("response.done", response=view)
+        self.emit("response.done", response=response.view(outcome, details))
 
     def refused(self, code: str, message: str, tag: str) -> None:
         request = self.requests.pop(tag, {})
@@ -190,53 +227,44 @@ class RealtimeOutlet:
 
     # -- a response
 
-    def _begin(self, response: _Response) -> None:
-        if response.begun:
-            return
-        response.begun = True
-        item = self._item(response, "in_progress")
-        self.emit("response.output_item.added", response_id=response.id, output_index=0, item=item)
-        self.add_item(item, done=False)
-        part = {"type": "text", "text": ""} if response.text_only else {"type": "audio", "transcript": ""}
-        where = {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
-        self.emit("response.content_part.added", **where, part=part)
+    def _begin(self, response: Response) -> dict[str, Any]:
+        """Open the response's message, unless it is open; what its events carry."""
+        if response.message is None:
+            response.message = len(response.output)
+            item = response.message_item("in_progress")
+            response.output.append(item)
+            self.emit("response.output_item.added", response_id=response.id, output_index=response.message, item=item)
+            self._add(response, item)
+            self.emit("response.content_part.added", **response.where(), part=response.part())
+        return response.where()
 
-    def _finish(self, response: _Response, outcome: str) -> None:
-        where = {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
-        said = response.transcript
+    def _finish(self, response: Response, outcome: str) -> None:
+        where, said = response.where(), response.transcript
         if response.text_only:
             self.emit("response.output_text.done", **where, text=said)
-            part = {"type": "text", "text": said}
         else:
             self.emit("response.output_audio.done", **where)
             self.emit("response.output_audio_transcript.done", **where, transcript=said)
-            part = {"type": "audio", "transcript": said}
-        self.emit("response.content_part.done", **where, part=part)
-        item = self._item(response, "completed" if outcome == "completed" else "incomplete")
-        self.items.by_id[response.item] = item
-        self.emit("response.output_item.done", response_id=response.id, output_index=0, item=item)
-        self.emit("conversation.item.done", item=item)
+        self.emit("response.content_part.done", **where, part=response.part())
+        item = response.message_item("completed" if outcome == "completed" else "incomplete")
+        self._item_done(response, where["output_index"], item)
 
-    def _item(self, response: _Response, status: str) -> dict[str, Any]:
-        content: list[dict[str, Any]] = []
-        if status != "in_progress":
-            kind, name = ("output_text", "text") if response.text_only else ("output_audio", "transcript")
-            content = [{"type": kind, name: response.transcript}]
-        item = {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
-        return {**item, "status": status, "content": content}
+    def _add(self, response: Response, item: dict[str, Any]) -> None:
+        """An item that begins joins the conversation, where the response does."""
+        if response.conversation is None:
+            return
+        try:
+            self.add_item(item, done=False)
+        except ProtocolError as error:  # a client has taken its name
+            self.error(error.code, error.message)
 
-    def _view(self, response: _Response, status: str) -> dict[str, Any]:
-        output = []
-        if status != "in_progress" and response.begun:
-            output = [self._item(response, "completed" if status == "completed" else "incomplete")]
-        view: dict[str, Any] = {
-            "object": "realtime.response",
-            "id": response.id,
-            "status": status,
-            "output": output,
-            "conversation_id": f"conv_{self.session.replace('-', '_')}",
-            "output_modalities": ["text"] if response.text_only else ["audio"],
-        }
-        if response.metadata is not None:
-            view["metadata"] = response.metadata
-        return view
+    def _item_done(self, response: Response, index: int, item: dict[str, Any]) -> None:
+        response.output[index] = item
+        self.emit("response.output_item.done", response_id=response.id, output_index=index, item=item)
+        if response.conversation is not None and item["id"] in self.items.by_id:
+            self.items.by_id[item["id"]] = item
+            self.emit("conversation.item.done", item=item)
+
+
+def _plain(session: str) -> str:
+    return session.replace("-", "_")

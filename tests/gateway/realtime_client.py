@@ -6,14 +6,37 @@ import asyncio
 import base64
 import contextlib
 import json
+import typing
 
 import numpy as np
 from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from websockets.asyncio.client import connect
 
-SERVER_EVENT = TypeAdapter(RealtimeServerEvent)
+KINDS = {
+    typing.get_args(kind.model_fields["type"].annotation)[0]: kind
+    for kind in typing.get_args(typing.get_args(RealtimeServerEvent)[0])
+}
+"""Type of a server event -> the SDK's class for it."""
 RATE = 24_000
+
+
+def check(event: dict) -> None:
+    """Raise unless a server event is exactly of the SDK's type: every field there, of its type, and no other."""
+    unknown = set(_extras(KINDS[event["type"]].model_validate(event, strict=True)))
+    if event["type"].startswith("session."):
+        unknown -= {"id", "object"}  # the real server's sessions have them, the SDK's type for what it is sent does not
+    assert not unknown, f"{event['type']} has fields that the SDK does not know: {unknown}"
+
+
+def _extras(value):
+    if isinstance(value, BaseModel):
+        yield from (value.model_extra or {})
+        for name in type(value).model_fields:
+            yield from _extras(getattr(value, name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _extras(each)
 
 
 def voice(seconds: float) -> bytes:
@@ -29,14 +52,19 @@ class Client:
         self.socket = socket
         self.events: list[dict] = []
         self._news = asyncio.Event()
+        self._wrong: BaseException | None = None
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         with contextlib.suppress(Exception):
             async for text in self.socket:
                 event = json.loads(text)
-                if not event["type"].startswith("bargein."):
-                    SERVER_EVENT.validate_python(event)
+                try:
+                    if not event["type"].startswith("bargein."):
+                        check(event)
+                except Exception as error:
+                    self._wrong = error
+                    break
                 self.events.append(event)
                 self._news.set()
         self._news.set()
@@ -61,6 +89,8 @@ class Client:
                 found = self.all(kind)
                 if len(found) >= count:
                     return found[count - 1]
+                if self._wrong is not None:
+                    raise self._wrong
                 if self._reading.done():
                     raise AssertionError(f"the connection ended without {kind}; got {self.kinds()[-12:]}")
                 self._news.clear()

@@ -1,5 +1,6 @@
 """The client against a scripted server. Calls run SPEED times as fast as real ones."""
 
+import asyncio
 import re
 
 import numpy as np
@@ -166,6 +167,20 @@ async def test_the_session_id_is_known_on_entering(session, known):
     """It comes with the first event, so that nobody who asks at once is told nothing."""
     async with StandIn(greet=[{"type": "session.created", "session": session}]) as server, call(server.url) as talk:
         assert talk.session_id == known
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_cancel_that_comes_with_an_event_is_not_lost(steps):
+    """Whoever waits for something is cancelled at once, though something else happened a few steps before."""
+    async with StandIn() as server, call(server.url) as talk:
+        waiting = asyncio.create_task(talk.wait_for("nothing.of.the.kind", 60))
+        await asyncio.sleep(0)
+        talk._wake()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=2)
+        assert done and waiting.cancelled()
 
 
 # -- calls that fail --------------------------------------------------------------------------------------------

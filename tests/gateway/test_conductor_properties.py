@@ -1,5 +1,7 @@
 """The promises of the turn logic, under inputs in any order, doubled, lost and delayed."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +10,7 @@ from gateway.duplex import Duplex
 from gateway.floor import Conversation
 from gateway.inputs import (
     AllStopped,
+    Called,
     CancelAsked,
     CancelTurn,
     CloseTurn,
@@ -29,6 +32,7 @@ from gateway.inputs import (
     SpeechStarted,
     StageFailed,
     StartUtterance,
+    StayedSilent,
     StopTimer,
     TextComplete,
     TimerFired,
@@ -51,8 +55,9 @@ KINDS = st.one_of(
     st.tuples(st.just(StageFailed), NUMBERS, st.just("tts"), st.just("x")),
     st.tuples(st.just(AllStopped), NUMBERS),
     st.tuples(st.just(CancelAsked), NUMBERS, st.just("client_cancelled")),
-    st.tuples(st.just(ResponseAsked), st.just(""), st.just("tag"), st.booleans()),
-    st.tuples(st.just(TimerFired), st.sampled_from(["barge_in", "final", "reply", "cancel"]), NUMBERS),
+    st.tuples(st.just(Called), NUMBERS),
+    st.tuples(st.just(ResponseAsked), st.just(""), st.just("tag"), st.booleans(), st.booleans()),
+    st.tuples(st.just(TimerFired), st.sampled_from(["barge_in", "final", "reply", "cancel", "idle"]), NUMBERS),
 )
 RULES = st.builds(
     Duplex,
@@ -61,6 +66,7 @@ RULES = st.builds(
     interrupt=st.booleans(),
     eager=st.booleans(),
     protect=st.sampled_from([0.0, 1.0]),
+    idle=st.sampled_from([0.0, 1.0]),
 )
 
 
@@ -114,6 +120,9 @@ class World:
             case StartUtterance(utterance=number):
                 assert number not in self.open | self.acted
                 self.open.add(number)
+            case StayedSilent(utterance=number):
+                assert number not in self.open | self.acted and self.live is None
+                self.acted.add(number)
             case Commit(utterance=number) | Discard(utterance=number):
                 assert number in self.open, "an utterance is acted upon once"
                 self.open.discard(number)
@@ -159,7 +168,8 @@ def test_nothing_waits_for_ever(rules, script):
         world.feed(*event)
     world.feed(SpeechEnded, 0)
     world.wait()
-    for _ in range(3):
+    world.state = replace(world.state, rules=replace(rules, idle=0.0))
+    for _ in range(4):
         if world.live is not None:
             assert world.state.turn.state is TurnState.SPEAKING, "held with nobody speaking"
             world.feed(PlayedOut, world.live)
@@ -168,3 +178,4 @@ def test_nothing_waits_for_ever(rules, script):
     assert not world.open
     assert world.settled == world.cancelled
     assert world.state.cancelling == ()
+    assert world.state.asked is None, "a request that waits is answered"

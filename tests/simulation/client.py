@@ -69,7 +69,7 @@ class Client:
 
     # -- the outlet
 
-    def turn_opened(self, turn: int, tag: str) -> None:
+    def turn_opened(self, turn: int, tag: str, text_only: bool) -> None:
         self._note(f"turn {turn} opened")
         if self._open:
             self._fail(f"turn {turn} opened while turn {self._open} is open")
@@ -114,6 +114,13 @@ class Client:
         heard.reply, _ = self._replies.find(heard.told.split()[0])
         if not heard.reply.text.startswith(heard.told):
             self._fail(f"turn {turn}: the text is not that of its reply: {heard.told[-60:]!r}")
+
+    def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
+        if self._open != turn:
+            self._fail(f"turn {turn} counted, turn {self._open or 'none'} being open")
+
+    def not_transcribed(self, utterance: int, error: str) -> None:
+        self._note(f"utterance {utterance} not transcribed: {error}")
 
     def held(self, turn: int, onset_ms: int) -> None:
         self._note(f"turn {turn} held")

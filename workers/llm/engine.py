@@ -6,14 +6,21 @@ from typing import Protocol
 
 from bus.cancel import CancelToken
 from workers.engines import EngineError
+from workers.llm.tools import Call
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the prompt: ``role`` is system, user or assistant; ``text`` what was said and heard."""
+    """One message of the prompt: ``role`` is system, user or assistant; ``text`` what was said and heard.
+
+    An assistant's message may have ``calls`` of functions; each is followed by a message of role ``tool`` with its
+    ``call_id``, whose text is what came of it.
+    """
 
     role: str
     text: str
+    calls: tuple[Call, ...] = ()
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class LlmEngine(Protocol):
     An engine that can see whether its server has really stopped also offers ``async confirm_stopped(cancel) ->
     Observed``: called once after the iterator of a cancelled turn was closed, with the token that ``reply`` was
     given. It has limits of its own, raises nothing, and is never waited for by another turn.
+
+    An engine whose model can call functions, or that counts tokens, also offers ``respond(messages, language, cancel,
+    request: Request) -> AsyncIterator[str | Call | Finish]``, which is then used instead of ``reply``: the same, and
+    calls, whole, in the order of the model's words, and a Finish at the end.
     """
 
     name: str

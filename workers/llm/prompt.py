@@ -18,6 +18,7 @@ from bus.events import Said
 from bus.settings import BusSettings
 from workers.engines import EngineError
 from workers.llm.engine import Message
+from workers.llm.tools import Call, arranged
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,24 @@ def tokens(text: str) -> int:
 
 
 def spoken(conversation: Sequence[Said]) -> list[Said]:
-    """The messages that a model is shown: no backchannels, no tool calls."""
-    return [
-        said for said in conversation if said.role in ("system", "user", "assistant") and said.name != "backchannel"
-    ]
+    """The messages that a model is shown: no backchannels, and each function call with what came of it."""
+    return [said for said in arranged(conversation) if said.role != "user" or said.name != "backchannel"]
+
+
+def messages(conversation: Sequence[Said]) -> list[Message]:
+    """The same as messages of a prompt: the calls of a turn belong to its words."""
+    found: list[Message] = []
+    turn = -1
+    for said in conversation:
+        if said.role == "tool_call":
+            call = Call(said.call_id, said.name, said.text)
+            joins = bool(found) and found[-1].role == "assistant" and turn == said.turn
+            before = found.pop() if joins else Message("assistant", "")
+            found.append(Message("assistant", before.text, (*before.calls, call)))
+        else:
+            found.append(Message(said.role, said.text, call_id=said.call_id))
+        turn = said.turn
+    return found
 
 
 def exchanges(messages: Sequence[M]) -> list[list[M]]:
@@ -99,15 +114,15 @@ def prompt(instructions: str, conversation: Sequence[Said], budget: int = 0, sum
     groups = exchanges(spoken(conversation))
     if budget:
         groups = groups[within(groups, budget - sum(tokens(message.text) for message in head)) :]
-    return head + [Message(said.role, said.text) for group in groups for said in group]
+    return head + messages([said for group in groups for said in group])
 
 
-def halved(messages: Sequence[Message]) -> list[Message]:
+def halved(prompt: Sequence[Message]) -> list[Message]:
     """A prompt without the older half of its exchanges; unchanged when there is only one."""
-    start = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
-    groups = exchanges(messages[start:])
+    start = next((n for n, message in enumerate(prompt) if message.role != "system"), len(prompt))
+    groups = exchanges(prompt[start:])
     leaving = min((len(groups) + 1) // 2, max(0, len(groups) - 1))
-    return [*messages[:start], *(message for group in groups[leaving:] for message in group)]
+    return [*prompt[:start], *(message for group in groups[leaving:] for message in group)]
 
 
 class Prompts:

@@ -20,8 +20,9 @@ from bus.settings import load
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message
-from workers.llm.prompt import ContextSettings, Prompts, halved
+from workers.llm.prompt import ContextSettings, Prompts, halved, tokens
 from workers.llm.sentences import SentenceSplitter
+from workers.llm.tools import Call, Finish, Request, read_request
 from workers.process import main
 from workers.runtime import Life, Worker, Writer, until_cancelled
 
@@ -103,6 +104,10 @@ class _Answer:
     def __init__(self, worker: LlmWorker, lease: Lease, token: CancelToken) -> None:
         self.sentences = 0
         self.tokens = 0
+        self._calls = 0
+        self._shown = 0
+        """Tokens of the prompt."""
+        self._finish = Finish()
         self._language = "en-US"
         self._splitter = SentenceSplitter(self._language)
         self._worker = worker
@@ -121,19 +126,20 @@ class _Answer:
         self._language = config.get("language", self._language)
         self._splitter = SentenceSplitter(self._language)
         instructions = offer.instructions or config.get("instructions", "")
-        conversation = await read(bus, lease.session, offer.history)
+        request, given = read_request(offer.request)
+        conversation = await read(bus, lease.session, offer.history) if given is None else given
         if offer.said:
             conversation.append(Said("", "user", offer.said))
         try:
             messages = await self._worker.prompts.build(lease.session, instructions, conversation, self._ask)
             try:
-                await self._generate(messages)
+                await self._generate(messages, request)
             except ContextTooLong as error:
                 shorter = halved(messages)
                 if self.tokens or len(shorter) == len(messages):
                     raise
                 log.warning("turn %d of %s: asked again with half the history: %s", lease.turn, lease.session, error)
-                await self._generate(shorter)
+                await self._generate(shorter, request)
             self._flush()
             self._end("done")
         except EngineError as error:
@@ -152,12 +158,28 @@ class _Answer:
         if self._writer.last is not None:
             await self._writer.last
 
-    async def _generate(self, messages: Sequence[Message]) -> None:
-        async with aclosing(self._worker.engine.reply(messages, self._language, self._token)) as deltas:
+    async def _generate(self, messages: Sequence[Message], request: Request) -> None:
+        self._shown = sum(tokens(message.text) for message in messages)
+        async with aclosing(self._deltas(messages, request)) as deltas:
             async for delta in deltas:
+                if isinstance(delta, Finish):
+                    self._finish = delta
+                    continue
                 self.tokens += 1
+                if isinstance(delta, Call):
+                    self._flush()
+                    self._call(delta)
+                    continue
                 for sentence in self._splitter.push(delta):
                     self._sentence(sentence)
+
+    def _deltas(self, messages: Sequence[Message], request: Request) -> Any:
+        engine = self._worker.engine
+        if hasattr(engine, "respond"):
+            return engine.respond(messages, self._language, self._token, request)
+        if request.tools:
+            log.warning("the engine %s cannot call functions: the turn is answered without", engine.name)
+        return engine.reply(messages, self._language, self._token)
 
     async def _ask(self, messages: Sequence[Message], longest: int) -> str:
         """Ask the model for at most ``longest`` characters. Raises EngineError.
@@ -190,7 +212,10 @@ class _Answer:
         if any(isinstance(event, ReplyEnd) for event in written):
             return True
         self.sentences = sum(isinstance(event, Sentence) for event in written)
-        if self.sentences or any(isinstance(event, ToolCall) for event in written):
+        if any(isinstance(event, ToolCall) for event in written):
+            self._end("done")  # what was called is whole, and what comes of it is another turn
+            return True
+        if self.sentences:
             self._end("failed", "the worker that answered died in mid-reply; what it had said stands")
             return True
         return False
@@ -202,7 +227,7 @@ class _Answer:
     def _fail(self, error: str) -> None:
         """End the turn as failed after what was said; when that is nothing, after the fallback."""
         self._flush()
-        if not self.sentences and self._worker.fallback:
+        if not self.sentences and not self._calls and self._worker.fallback:
             self._sentence(self._worker.fallback)
         self._end("failed", error)
 
@@ -211,9 +236,19 @@ class _Answer:
         self._writer.write("reply", Sentence(lease.turn, lease.fence, self.sentences, text))
         self.sentences += 1
 
-    def _end(self, reason: str, error: str = "") -> None:
+    def _call(self, call: Call) -> None:
+        """A call's id is the turn's own: servers give the same one twice."""
         lease = self._lease
-        end = ReplyEnd(lease.turn, lease.fence, reason, self.sentences, self.tokens, error)
+        call_id = f"call_{lease.session.replace('-', '_')}_{lease.turn}_{self._calls}"
+        self._writer.write("reply", ToolCall(lease.turn, lease.fence, self._calls, call_id, call.name, call.arguments))
+        self._calls += 1
+
+    def _end(self, reason: str, error: str = "") -> None:
+        lease, finish = self._lease, self._finish
+        end = ReplyEnd(
+            lease.turn, lease.fence, reason, self.sentences, finish.tokens or self.tokens, error,
+            finish.prompt_tokens or self._shown, "length" if finish.reason == "length" else "",
+        )  # fmt: skip
         self._writer.write("reply", end)
 
 

@@ -34,6 +34,7 @@ async def test_an_answer_streams_delta_by_delta(engine_for):
         (request,) = [r for r in server.requests if r.method == "POST"]
         assert request.body == {
             "model": "m1", "stream": True, "temperature": 0.3, "max_tokens": 99,
+            "stream_options": {"include_usage": True},
             "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, Zoë"}],
         }  # fmt: skip
 

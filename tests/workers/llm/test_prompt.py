@@ -23,8 +23,8 @@ def shown(messages):
 
 
 def test_without_a_limit_everything_is_shown_as_it_was_heard():
-    """The instructions first; backchannels and tool calls are not the model's business."""
-    conversation = talk("a Hi, how may I help?", "u Hello", "b mm-hmm", "c {}", "a One two", "u Stop")
+    """The instructions first; backchannels are not the model's business."""
+    conversation = talk("a Hi, how may I help?", "u Hello", "b mm-hmm", "a One two", "u Stop")
     assert shown(prompt("Be brief.", conversation)) == [
         "s Be brief.", "a Hi, how may I help?", "u Hello", "a One two", "u Stop",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ from bus.settings import BusSettings, load, masked
 from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message, Observed
 from workers.llm.engines.llama import NotYet, Slots, Watch, recognise
+from workers.llm.engines.openai_calls import PartialCalls, options, wire
+from workers.llm.tools import Call, Finish, Request
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Refused(EngineError):
 
 
 class OpenAI:
-    """Implements ``workers.llm.engine.LlmEngine``, ``confirm_stopped`` included."""
+    """Implements ``workers.llm.engine.LlmEngine``, ``confirm_stopped`` and ``respond`` included."""
 
     name = "openai"
 
@@ -104,10 +107,19 @@ class OpenAI:
         )
 
     async def reply(self, messages: Sequence[Message], language: str, cancel: CancelToken) -> AsyncIterator[str]:
+        """The words of ``respond``."""
+        async with aclosing(self.respond(messages, language, cancel, Request())) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, str):
+                    yield delta
+
+    async def respond(
+        self, messages: Sequence[Message], language: str, cancel: CancelToken, request: Request
+    ) -> AsyncGenerator[str | Call | Finish, None]:
         """Stream the answer; see ``workers.llm.engine``. One retry where nothing was said yet."""
         for attempt in (1, 2):
             said = False
-            stream = self._stream(messages, cancel)
+            stream = self._stream(messages, cancel, request)
             try:
                 async for delta in stream:
                     said = True
@@ -129,7 +141,9 @@ class OpenAI:
             return Observed(False, "stream closed")
         return await self._slots.idle(watch)
 
-    async def _stream(self, messages: Sequence[Message], cancel: CancelToken) -> AsyncGenerator[str, None]:
+    async def _stream(
+        self, messages: Sequence[Message], cancel: CancelToken, request: Request
+    ) -> AsyncGenerator[str | Call | Finish, None]:
         import openai
 
         settings = self.settings
@@ -137,7 +151,7 @@ class OpenAI:
         waiting, limit = "its first word", settings.llm_first_token_s
         clock = asyncio.get_running_loop().time
         due = clock() + limit
-        finish = ""
+        finish, usage, calls = "", None, PartialCalls()
         try:
             async with asyncio.timeout_at(due):
                 extra: dict[str, Any] = {}
@@ -148,10 +162,11 @@ class OpenAI:
                         extra["id_slot"] = watch.slot
                 stream = await self._client.chat.completions.create(
                     model=settings.llm_model,
-                    messages=[{"role": message.role, "content": message.text} for message in messages],
+                    messages=[wire(message) for message in messages],
                     stream=True,
+                    stream_options={"include_usage": True},
                     extra_body=extra or None,
-                    **self._options,
+                    **{**self._options, **options(request)},
                 )
             chunks = aiter(stream)
             while True:
@@ -162,12 +177,15 @@ class OpenAI:
                 choice = chunk.choices[0] if chunk.choices else None
                 finish = (choice and choice.finish_reason) or finish
                 # Usage, progress and reasoning come in chunks without content: none of them is spoken.
+                usage = chunk.usage or usage
                 delta = choice.delta.content if choice is not None and choice.delta else None
+                called = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
                 if watch is not None and slots is not None:
                     progress = "prompt_progress" in (chunk.model_extra or {})
-                    slots.sent(watch, progress=progress, word=bool(delta))
+                    slots.sent(watch, progress=progress, word=bool(delta) or called)
                 if delta:
                     yield delta
+                if delta or called:
                     waiting, limit = "its next word", settings.llm_stall_s
                     due = clock() + limit
             if not self._recognised:
@@ -175,6 +193,10 @@ class OpenAI:
                 self._recognised = self._unseen >= UNSEEN
             if waiting == "its first word" and finish != "stop":
                 raise EngineError(_wordless(finish))
+            for call in calls.whole():
+                yield call
+            shown, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            yield Finish(finish, shown or 0, written or 0)
         except TimeoutError as error:
             if not finish:
                 raise EngineError(f"the model server did not send {waiting} within {limit:g} s") from error

@@ -1,0 +1,67 @@
+"""A session's function calls: told to the client once each, and what came of them once each.
+
+A call is named by its ``call_id``. It belongs to the conversation from the moment at which the client is told of it, so
+an interruption of its turn does not undo it. Calls of a turn that nobody knows of yet are kept back with the turn.
+"""
+
+from __future__ import annotations
+
+from bus.events import Said, ToolCall
+from bus.history import HistoryWriter
+from gateway.names import call_item
+from gateway.outlet import Outlet
+
+
+class Calls:
+    """Belongs to one session."""
+
+    def __init__(self, session: str, history: HistoryWriter, outlet: Outlet) -> None:
+        self.unseen = False
+        """Whether a call's output came that no turn has been begun from."""
+        self._session = session
+        self._history = history
+        self._outlet = outlet
+        self._kept: list[ToolCall] = []
+        self._known: set[str] = set()
+        self._answered: set[str] = set()
+
+    def take(self, call: ToolCall, *, kept_back: bool) -> bool:
+        """The model calls a function; false when that is known already."""
+        if call.call_id in self._known:
+            return False
+        self._known.add(call.call_id)
+        if kept_back:
+            self._kept.append(call)
+        else:
+            self._tell(call)
+        return True
+
+    def knows(self, call_id: str) -> bool:
+        """Whether there was such a call."""
+        return call_id in self._known
+
+    def add(self, said: Said) -> bool:
+        """The client adds a call or the output of one; false when it had that already: the first one stands."""
+        known = self._answered if said.role == "tool" else self._known
+        if said.call_id in known:
+            return False
+        known.add(said.call_id)
+        self.unseen = self.unseen or said.role == "tool"
+        self._history.say(said)
+        return True
+
+    def release(self) -> None:
+        """The turn that was kept back is the answer: its calls are made."""
+        for call in self._kept:
+            self._tell(call)
+        self._kept.clear()
+
+    def drop(self) -> None:
+        """The turn that was kept back never was."""
+        self._known.difference_update(call.call_id for call in self._kept)
+        self._kept.clear()
+
+    def _tell(self, call: ToolCall) -> None:
+        item = call_item(self._session, call.turn, call.index)
+        self._history.say(Said(item, "tool_call", call.arguments, call.turn, call_id=call.call_id, name=call.name))
+        self._outlet.called(call.turn, item, call.call_id, call.name, call.arguments)

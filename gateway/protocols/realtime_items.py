@@ -1,0 +1,87 @@
+"""The conversation's items as a Realtime client knows them, and what they mean to the conversation here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus.events import Said
+from gateway.protocols.realtime_config import ProtocolError
+
+ROOT = "root"
+"""The ``previous_item_id`` that means: in front of everything."""
+TEXT_PARTS = ("input_text", "text", "output_text")
+
+
+class Items:
+    """One conversation's items, in the client's order."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, dict[str, Any]] = {}
+        self._order: list[str] = []
+
+    @property
+    def last(self) -> str | None:
+        return self._order[-1] if self._order else None
+
+    def add(self, item: dict[str, Any], after: str | None = None) -> str | None:
+        """Put an item behind ``after`` (None: at the end); the id that it now follows.
+
+        Raises ProtocolError when its id is taken or ``after`` is not known.
+        """
+        name = item["id"]
+        if name in self.by_id:
+            message = f"Item '{name}' exists already."
+            raise ProtocolError("item_create_duplicate_item_id", message, "item.id")
+        if after is not None and after != ROOT and after not in self.by_id:
+            message = f"previous_item_id is {after[:80]!r}; expected 'root' or the id of an item that exists."
+            raise ProtocolError("invalid_value", message, "previous_item_id")
+        place = len(self._order) if after is None else 0 if after == ROOT else self._order.index(after) + 1
+        self._order.insert(place, name)
+        self.by_id[name] = item
+        return self._order[place - 1] if place else None
+
+    def remove(self, item_id: str) -> None:
+        """Forget an item. Raises ProtocolError when there is none."""
+        if item_id not in self.by_id:
+            message = f"Item with item_id not found: {item_id[:80]}"
+            raise ProtocolError("item_retrieve_invalid_item_id", message, "item_id")
+        del self.by_id[item_id]
+        self._order.remove(item_id)
+
+    def get(self, item_id: str) -> dict[str, Any]:
+        """An item. Raises ProtocolError when there is none."""
+        item = self.by_id.get(item_id)
+        if item is None:
+            message = f"Item with item_id not found: {item_id[:80]}"
+            raise ProtocolError("item_retrieve_invalid_item_id", message, "item_id")
+        return item
+
+
+def whole(item: dict[str, Any], item_id: str) -> dict[str, Any]:
+    """A client's item with what it may leave out; without what it has set to null."""
+    whole = {key: value for key, value in item.items() if value is not None}
+    whole["id"] = whole.get("id") or item_id
+    return {**whole, "object": "realtime.item", "status": whole.get("status", "completed")}
+
+
+def said(item: dict[str, Any], where: str = "item") -> Said:
+    """What an item says. Raises ProtocolError for what the conversation here cannot hold."""
+    kind = item["type"]
+    if kind == "message":
+        parts = item.get("content") or []
+        for number, part in enumerate(parts):
+            if part["type"] == "input_image" or (part["type"] == "input_audio" and not part.get("transcript")):
+                message = (
+                    f"{where}.content[{number}] is {part['type']}, which is not supported here; expected text, "
+                    "or audio with its transcript. Speech goes through input_audio_buffer.append."
+                )
+                raise ProtocolError("invalid_value", message, f"{where}.content[{number}].type")
+        text = " ".join(part.get("text") or part.get("transcript") or "" for part in parts).strip()
+        return Said(item["id"], item["role"], text)
+    if kind == "function_call_output":
+        return Said(item["id"], "tool", item["output"], call_id=item["call_id"])
+    if kind == "function_call":
+        return Said(
+            item["id"], "tool_call", item["arguments"], call_id=item.get("call_id") or item["id"], name=item["name"]
+        )
+    raise ProtocolError("invalid_value", f"{where}.type '{kind}' is not supported here.", f"{where}.type")

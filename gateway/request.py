@@ -1,0 +1,41 @@
+"""What one request for a turn asks for, where it differs from its session."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bus.events import Said
+from gateway.settings import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """None everywhere: as the session has it. ``tools`` and ``tool_choice`` as in ``Profile``."""
+
+    instructions: str | None = None
+    text_only: bool | None = None
+    tools: str | None = None
+    tool_choice: str | None = None
+    max_tokens: int | None = None
+    conversation: tuple[Said, ...] | None = None
+    """What the model is shown instead of the session's conversation."""
+
+    def options(self, profile: Profile) -> str:
+        """What a worker is told besides the instructions: JSON, empty when there is nothing to tell."""
+        tools = profile.tools if self.tools is None else self.tools
+        choice = profile.tool_choice if self.tool_choice is None else self.tool_choice
+        most = profile.max_tokens if self.max_tokens is None else self.max_tokens
+        told: dict[str, Any] = {}
+        if tools:
+            told |= {"tools": json.loads(tools), "tool_choice": json.loads(choice or '"auto"')}
+        if most:
+            told["max_tokens"] = most
+        if self.conversation is not None:
+            told["conversation"] = [
+                {key: value for key, value in (("role", each.role), ("text", each.text), ("turn", each.turn),
+                 ("call_id", each.call_id), ("name", each.name)) if value}
+                for each in self.conversation
+            ]  # fmt: skip
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":")) if told else ""

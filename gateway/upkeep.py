@@ -1,0 +1,62 @@
+"""What a live session needs done every second: its lease renewed, old audio let go of, its keys kept from expiring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bus import scripts
+from bus.keys import session_key
+from bus.outbox import OUTAGE
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+log = logging.getLogger(__name__)
+
+LEASE = 5.0
+"""Seconds for which the gateway holds its session without renewing."""
+SPEECH_KEPT_MS = 60_000
+"""Synthesised audio kept on its stream behind the newest."""
+LIFETIME = 3600.0
+"""Seconds that a session's keys outlive a gateway that died without ending it."""
+
+
+class Upkeep:
+    """Belongs to one session; ``owner`` names its gateway."""
+
+    def __init__(self, session: Session, owner: str) -> None:
+        self._session = session
+        self._owner = owner
+
+    async def hold(self) -> bool:
+        """Take or renew the lease; false when another gateway has it. Raises what a lost server raises."""
+        key = session_key(self._session.id, "lease:gateway")
+        return bool(await self._session.bus.run(scripts.HOLD_LEASE, [key], [self._owner, int(LEASE * 1000)]))
+
+    async def run(self, last_speech: Callable[[], str]) -> None:
+        """Do it for ever, or until the lease is lost; ``last_speech`` is the newest entry of the speech stream."""
+        session, beats = self._session, 0
+        while True:
+            await asyncio.sleep(LEASE / 5)
+            beats += 1
+            try:
+                if not await self.hold():
+                    log.warning("%s: another gateway has taken this session", session.id)
+                    session.ended.set()
+                    return
+                if beats % 5 == 0 and not session.profile.record:
+                    session.microphone.trim()
+                    self._trim_speech(last_speech())
+                if beats % 60 == 1:
+                    await session.bus.keep(session.id, LIFETIME)
+            except OUTAGE as error:
+                log.warning("%s: redis does not answer (%s)", session.id, type(error).__name__)
+
+    def _trim_speech(self, last: str) -> None:
+        # By the server's own clock, as the ids have it: no two machines' clocks are compared.
+        newest = int(last.partition("-")[0])
+        if newest > SPEECH_KEPT_MS:
+            self._session.bus.trim(session_key(self._session.id, "speech"), f"{newest - SPEECH_KEPT_MS}-0")
