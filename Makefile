@@ -6,7 +6,7 @@ ARGS ?=
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint speech lock bench-bargein clean
+.PHONY: help run install test test-llama lint speech lock bench-bargein clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,9 @@ install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server, built from source (9 min, once; needs cmake, g++)
+	$(BIN)/python -m pytest -m slow tests/workers/llm $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
