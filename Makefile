@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NEMO ?= .venv-nemo
 ARGS ?=
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein clean
+.PHONY: help run install test test-llama lint speech lock bench-bargein clean install-nemo test-nemo
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,7 +20,12 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not nemo' $(ARGS)
+
+install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
+
+test-nemo: $(NEMO)/.installed  ## the tests of STT_ENGINE=nemo; they want Debian's espeak-ng
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEMO)/bin/python -m pytest -m 'nemo and not slow' $(ARGS) tests/workers/stt
 
 test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server, built from source (9 min, once; needs cmake, g++)
 	$(BIN)/python -m pytest -m slow tests/workers/llm $(ARGS)
@@ -42,7 +48,7 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
 
 clean:  ## remove what was installed and built; the data in .bargein stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
+	rm -rf $(VENV) $(NEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing a new environment gets: without it the environment is not whole.
@@ -63,3 +69,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@# Only for the smart-turn model that lies in it: nothing of it is imported.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMART_TURN)
 	@touch $(VENV)/.installed $@
+
+# torch first: what PyPI gives a machine with a GPU is a CUDA build, and NeMo must not exchange it.
+$(NEMO)/.installed: pyproject.toml constraints-nemo.txt
+	@$(PYTHON) -m venv $(NEMO)
+	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt torch
+	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt -e '.[nemo]' \
+	    httpx pytest pytest-asyncio
+	@touch $@

@@ -102,7 +102,11 @@ class Partial(Event):
 
 @dataclass(frozen=True, slots=True)
 class Final(Event):
-    """The text of an utterance up to the pause of ``revision``; empty when no words were recognised."""
+    """The text of an utterance up to the pause of ``revision``; empty when no words were recognised.
+
+    Where the engine knows more: ``words`` is JSON text, a list of {"word", "start", "end", "confidence"} with positions
+    as above; ``confidence`` of the whole is 0 to 1, 0 for not known; ``language`` is a BCP-47 tag the model named.
+    """
 
     type: ClassVar[str] = "final"
     utterance: int
@@ -111,6 +115,9 @@ class Final(Event):
     start: int
     end: int
     error: str = ""
+    words: str = ""
+    confidence: float = 0.0
+    language: str = ""
 
 
 # -- <session>:reply, llm -> tts and gateway --------------------------------------------------------------------

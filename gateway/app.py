@@ -85,6 +85,11 @@ class Gateway:
         except OUTAGE:
             return ["redis"]
 
+    def full(self) -> bool:
+        """Whether no more sessions fit: MAX_SESSIONS, or as many as the recognisers there are can listen to."""
+        places = sum(record.capacity for record in self._staff.get("stt", ()))
+        return len(self.sessions) >= min(self.settings.max_sessions, places)
+
     def voices(self) -> frozenset[str]:
         """The voices that some TTS worker has."""
         return frozenset(voice for record in self._staff.get("tts", ()) for voice in record.voices.split(",") if voice)
@@ -180,9 +185,9 @@ async def realtime(socket: WebSocket) -> None:
         await socket.send_denial_response(PlainTextResponse("this origin may not connect; see ALLOWED_ORIGINS\n", 403))
         return
     missing = await gateway.missing()
-    full = len(gateway.sessions) >= settings.max_sessions
+    full = gateway.full()
     if missing or full:
-        why = "every line is busy" if full else f"not ready, no live worker for: {', '.join(missing)}"
+        why = f"not ready, no live worker for: {', '.join(missing)}" if missing else "every line is busy"
         refusal = {"error": {"type": "server_error", "code": "unavailable", "message": why}}
         await socket.send_denial_response(JSONResponse(refusal, 503, headers={"Retry-After": RETRY_AFTER}))
         return
