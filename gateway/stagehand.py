@@ -325,9 +325,11 @@ class Stagehand:
     # -- what they share
 
     def _on_stopped(self, turn: int, ack: Stopped) -> None:
-        wasted = [ack.detail] if ack.detail else [f"{ack.took:.1f} ms"] if ack.took else []
+        wasted = [ack.detail] if ack.detail else []
+        wasted += [f"{ack.took:.1f} ms"] if ack.took else []
         wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
         wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
+        wasted += [f"{ack.steps} steps after"] if ack.steps >= 0 else []
         self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)
         if not self._turns[turn].missing:
             self._session.feed(inputs.AllStopped(self._session.now, turn))

@@ -1,5 +1,7 @@
 """What a voice must offer: the interface of every TTS engine."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +20,28 @@ class Chunk:
     pcm: bytes
     text: str
     exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """What a cancelled turn had cost within an engine, beyond the chunks it gave out.
+
+    An engine that knows it offers ``wasted(cancel: CancelToken) -> Waste``; it is asked once ``speak`` has ended.
+    """
+
+    steps: int = -1
+    """Model steps begun after the cancel; -1 when the engine cannot count them."""
+    tokens: int = 0
+    """Tokens sampled that did not become sound."""
+    samples: int = 0
+    """Samples made that no chunk carried."""
+    detail: str = ""
+    """What was observed of a stop elsewhere, in a few words."""
+
+    def __add__(self, other: Waste) -> Waste:
+        steps = max(0, self.steps) + max(0, other.steps) if max(self.steps, other.steps) >= 0 else -1
+        detail = self.detail or other.detail
+        return Waste(steps, self.tokens + other.tokens, self.samples + other.samples, detail)
 
 
 class TtsEngine(Protocol):

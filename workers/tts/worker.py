@@ -17,6 +17,7 @@ from bus.leases import Lease
 from workers.engines import EngineError
 from workers.process import main
 from workers.runtime import Worker, Writer, until_cancelled
+from workers.tts.engine import Waste
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ class TtsWorker(Worker):
         finally:
             speech.close()
         if took is not None:
-            ack = Stopped(lease.turn, self.stage, "stopped", took=took, samples=speech.unheard, last=speech.chunks - 1)
+            waste = self.engine.wasted(token) if hasattr(self.engine, "wasted") else Waste()
+            ack = Stopped(
+                lease.turn, self.stage, "stopped", took, samples=speech.unheard + waste.samples, tokens=waste.tokens,
+                last=speech.chunks - 1, detail=waste.detail, steps=waste.steps,
+            )  # fmt: skip
             self.acknowledge(lease, ack)
 
     async def give_up(self, lease: Lease, error: str) -> None:

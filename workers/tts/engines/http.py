@@ -24,7 +24,7 @@ from bus.settings import BusSettings, load
 from workers.engines import EngineError
 from workers.tts.engine import Chunk
 from workers.tts.engines.http_sound import HttpSound, Refused
-from workers.tts.engines.http_words import HttpWords
+from workers.tts.words import SpokenWords
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Http:
             "voice": voice or settings.tts_voice or "alloy",
             "response_format": "pcm",
         }
-        size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), HttpWords(text)
+        size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), SpokenWords(text)
         waiting, limit = "any audio", settings.tts_first_audio_s
         try:
             async with AsyncExitStack() as stack:
