@@ -222,11 +222,12 @@ class Stagehand:
     def _(self, action: inputs.CancelTurn) -> None:
         output, turn = self._session.output, action.turn
         heard, heard_ms = self._heard(turn)
+        repeated = self._repeated(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
             self._tell(action.utterance)
         self._outlet.turn_closed(turn, "cancelled", action.reason, heard, heard_ms)
-        self.step("cancelled", f"{action.reason}, {heard_ms} ms heard", turn)
+        self.step("cancelled", f"{action.reason}, {heard_ms} ms heard{repeated}", turn)
         self._remember(turn, heard, complete=False)
         record = self._turns[turn]
         record.cancel()
@@ -277,13 +278,14 @@ class Stagehand:
     def _(self, action: inputs.CloseTurn) -> None:
         output, turn = self._session.output, action.turn
         heard, heard_ms = self._heard(turn)
+        repeated = self._repeated(turn)
         if output.playback.turn == turn:
             output.drop()
         self._turns.pop(turn, None)
         done = action.outcome == "done"
         self._remember(turn, heard, complete=done)
         self._outlet.turn_closed(turn, "completed" if done else "failed", action.error, heard, heard_ms)
-        self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard", turn)
+        self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard{repeated}", turn)
         if not done:
             log.error("%s: turn %d failed: %s", self._session.id, turn, action.error)
 
@@ -346,6 +348,13 @@ class Stagehand:
         if told is not None and told < heard_ms:
             return output.text_until(turn, told) or "", told
         return text, heard_ms
+
+    def _repeated(self, turn: int) -> str:
+        """What of a turn was said twice, because its voice was taken over."""
+        output = self._session.output
+        if output.playback.turn != turn or not output.repeated:
+            return ""
+        return f", {output.repeated} samples of the voice repeated"
 
     def _remember(self, turn: int, text: str, *, complete: bool) -> None:
         if text:

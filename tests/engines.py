@@ -88,6 +88,7 @@ class ScriptedTts:
     name = "scripted"
     capacity = 8
     rate = 24_000
+    repeatable = True
     voices = ("tone",)
 
     def __init__(self, pace=0.0):

@@ -13,7 +13,7 @@ from typing import Any
 from openai.types.realtime import RealtimeSessionCreateRequest
 from pydantic import ValidationError
 
-from gateway.settings import Profile
+from gateway.settings import SPEEDS, Profile
 
 RATE = 24_000
 PCM = {"type": "audio/pcm", "rate": RATE}
@@ -32,6 +32,11 @@ SEMANTIC_VAD: dict[str, Any] = {
     "create_response": True,
     "interrupt_response": True,
 }
+DEFAULT_VOICE = "default"
+OPENAI_VOICES = frozenset(
+    ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
+)
+"""What stock clients ask for without being asked to: the default voice here, unless some voice is called so."""
 RANGES = {"threshold": (0.0, 1.0), "prefix_padding_ms": (0, 5_000), "silence_duration_ms": (100, 10_000)}
 
 
@@ -49,7 +54,10 @@ class RealtimeConfig:
     """One connection's session object, and the profile that follows from it."""
 
     def __init__(self, profile: Profile, model: str, voices: frozenset[str]) -> None:
-        """``profile`` is what the gateway gives every session; ``voices`` are those some TTS worker has."""
+        """``profile`` is what the gateway gives every session; ``voices`` are those some TTS worker has.
+
+        Without any the voices are not known here: every name is passed on to the engine.
+        """
         self._base = profile
         self._voices = voices
         turn_detection = copy.deepcopy(SERVER_VAD)
@@ -70,7 +78,7 @@ class RealtimeConfig:
                     "noise_reduction": None,
                     "turn_detection": turn_detection,
                 },
-                "output": {"format": dict(PCM), "voice": profile.voice or "default", "speed": 1.0},
+                "output": {"format": dict(PCM), "voice": profile.voice or DEFAULT_VOICE, "speed": profile.speed},
             },
         }
 
@@ -93,6 +101,7 @@ class RealtimeConfig:
             wanted = ((change.get("audio") or {}).get("input") or {}).get("turn_detection") or {}
             merged["audio"]["input"]["turn_detection"] = _detection(detection, wanted)
         _check(merged)
+        self._voice(merged["audio"]["output"].get("voice"))
         self._session = merged
         return self.profile()
 
@@ -101,12 +110,12 @@ class RealtimeConfig:
         session, base = self._session, self._base
         spoken, heard = session["audio"]["output"], session["audio"]["input"]
         detection = heard.get("turn_detection")
-        voice = spoken.get("voice")
         language = (heard.get("transcription") or {}).get("language") or ""
         profile = replace(
             base,
             instructions=session.get("instructions") or "",
-            voice=voice if isinstance(voice, str) and voice in self._voices else base.voice,
+            voice=self._voice(spoken.get("voice")),
+            speed=spoken.get("speed") or base.speed,
             text_only=session.get("output_modalities") == ["text"],
             language=base.language if base.language.partition("-")[0] == language or not language else language,
         )
@@ -124,6 +133,20 @@ class RealtimeConfig:
             endpointing = replace(endpointing, threshold=detection["threshold"], pause_ms=pause, silence_ms=silence)
         pre_roll = int(detection.get("prefix_padding_ms", base.pre_roll_ms))
         return replace(profile, duplex=duplex, endpointing=endpointing, pre_roll_ms=pre_roll)
+
+    def _voice(self, asked: Any) -> str:
+        """The engine's name for the voice that was asked for, by name or as ``{"id": name}``. Raises ProtocolError."""
+        name = str(asked.get("id", "") if isinstance(asked, dict) else asked or "")
+        if name in ("", DEFAULT_VOICE, self._base.voice):
+            return self._base.voice
+        # A voice of espeak's may have a variant: en-US+f3.
+        if not self._voices or name.partition("+")[0] in self._voices:
+            return name
+        if name in OPENAI_VOICES:
+            return self._base.voice
+        known = ", ".join([DEFAULT_VOICE, *sorted(self._voices)])
+        where = "session.audio.output.voice"
+        raise ProtocolError("invalid_value", f"{where} is {name[:60]!r}; expected one of: {known}", where)
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +200,11 @@ def _check(session: dict[str, Any]) -> None:
             f"session.output_modalities is {modalities!r}; expected ['audio'] or ['text']",
             "session.output_modalities",
         )
+    speed = session["audio"]["output"].get("speed")
+    if speed is not None and not SPEEDS[0] <= speed <= SPEEDS[1]:
+        where = "session.audio.output.speed"
+        expected = f"a number from {SPEEDS[0]} to {SPEEDS[1]}"
+        raise ProtocolError("invalid_value", f"{where} is {speed!r}; expected {expected}", where)
     for side in ("input", "output"):
         form = session["audio"][side].get("format") or PCM
         if form.get("type") != "audio/pcm" or form.get("rate", RATE) != RATE:

@@ -26,7 +26,7 @@ class Chunk:
 class Waste:
     """What a cancelled turn had cost within an engine, beyond the chunks it gave out.
 
-    An engine that knows it offers ``wasted(cancel: CancelToken) -> Waste``; it is asked once ``speak`` has ended.
+    An engine that knows it has a method ``wasted(cancel) -> Waste``; it is asked once ``speak`` has ended.
     """
 
     steps: int = -1
@@ -53,6 +53,13 @@ class TtsEngine(Protocol):
     capacity: int
     """How many turns one process speaks at once (>= 1)."""
     voices: tuple[str, ...]
+    """What they are called, without commas; empty when the engine does not know: then any name is passed to it."""
+
+    # An engine may have these as well:
+    #   repeatable: bool  whether a sentence spoken again has its words at the same samples, give or take 10 ms; then a
+    #                     worker that takes a turn over does not let what was heard be heard again. Absent: false.
+    #   own_speed: bool   whether ``speak`` takes ``speed=`` (0.25 to 4). Absent: the worker stretches the sound.
+    #   wasted(cancel: CancelToken) -> Waste
 
     def load(self) -> Awaitable[None]:
         """Load and warm up with a whole synthesis. Raises EngineError with the remedy."""

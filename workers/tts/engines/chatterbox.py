@@ -2,7 +2,7 @@
 
 24 kHz. Its first sound comes after 15 speech tokens (0.6 s of speech, of which 0.48 s are heard), not after the
 sentence; a cancel stops the model before its next block. Alignment is estimated, rather late than early. A sentence
-spoken again gives the same samples while one copy of the model serves the process (``deterministic``).
+spoken again gives the same samples while one copy of the model serves the process (``repeatable``).
 
 A model speaks one sentence at a time; sentences of several sessions take turns. While nobody waits for it, it does not
 run ahead of its listener by more than the piece it has begun (2 s at most).
@@ -29,6 +29,7 @@ from workers.tts.engines.chatterbox_abort import Watch
 from workers.tts.engines.chatterbox_model import BUILT_IN, ChatterboxModel
 from workers.tts.engines.chatterbox_stream import RATE
 from workers.tts.engines.chatterbox_synthesis import Synthesis
+from workers.tts.normalise import normalise
 from workers.tts.words import SpokenWords
 
 READY = "I am ready when you are, and this sentence is long enough to try every piece."
@@ -72,7 +73,8 @@ class Chatterbox:
         self.settings = load(ChatterboxSettings)
         self.capacity = self.settings.tts_capacity or 4 * self.settings.tts_models
         self.voices: tuple[str, ...] = ()
-        self.deterministic = self.settings.tts_models == 1
+        self.repeatable = self.settings.tts_models == 1
+        # Copies of the model share torch's generator.
         self.models: list[ChatterboxModel] = []
         self._free: asyncio.Queue[tuple[ChatterboxModel, ThreadPoolExecutor]] = asyncio.Queue()
         self._waiting = 0
@@ -140,7 +142,8 @@ class Chatterbox:
         """Synthesise one sentence; see ``workers.tts.engine``."""
         cancel.check()
         name, spoken_in = self.find_voice(voice), self.find_language(language)
-        if not any(character.isalnum() for character in text):
+        said = normalise(text, language)
+        if not said.has_words:
             yield Chunk(b"", text, exact=False)
             return
         self._waiting += 1
@@ -150,7 +153,7 @@ class Chatterbox:
             self._waiting -= 1
         synthesis = Synthesis(model, cancel, hurried=lambda: self._waiting > 0)
         seed, limit = self.settings.chatterbox_seed, self.settings.chatterbox_max_tokens
-        work = thread.submit(synthesis.run, text, name, spoken_in, seed, limit)
+        work = thread.submit(synthesis.run, said.text, name, spoken_in, seed, limit)
         left = asyncio.wrap_future(work)
         # However this ends, the model is free only once its thread has left it.
         left.add_done_callback(lambda done: self._free.put_nowait((model, thread)))

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+SPY = "attention_forward_hook"
+"""The name of the hooks that Multilingual adds at every generate, on three layers, and never removes."""
+
 
 class Aborted(Exception):
     """The synthesis was no longer wanted; the model has been left."""
@@ -96,7 +99,7 @@ class AbortHooks:
             self._t3.patched_model = None
         for layer in getattr(self._t3.tfmr, "layers", ()):
             hooks = layer.self_attn._forward_hooks
-            for key in [key for key, hook in hooks.items() if hook.__name__ == "attention_forward_hook"]:
+            for key in [key for key, hook in hooks.items() if getattr(hook, "__name__", "") == SPY]:
                 del hooks[key]
 
 
