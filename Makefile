@@ -72,7 +72,7 @@ $(CHATTERBOX)/.installed-chatterbox: pyproject.toml constraints.txt chatterbox.t
 	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -r chatterbox.txt
 	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check --no-deps chatterbox-tts==0.1.7
 	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
-	    pytest pytest-asyncio hypothesis 'fakeredis[lua]'
+	    pytest pytest-asyncio hypothesis 'fakeredis[lua]' pocket-tts==4.0.1
 	@$(CHATTERBOX)/bin/python -c 'import torch; raise SystemExit(bool(torch.version.cuda))' \
 	    && rm -f $(CHATTERBOX)/lib/python3*/site-packages/torchaudio/lib/*.so || true
 	@touch $@

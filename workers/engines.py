@@ -10,6 +10,7 @@ BUILT_IN = {
         "espeak": "workers.tts.engines.espeak:Espeak",
         "http": "workers.tts.engines.http:Http",
         "chatterbox": "workers.tts.engines.chatterbox:Chatterbox",
+        "pocket": "workers.tts.engines.pocket:Pocket",
     },
 }
 

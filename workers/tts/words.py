@@ -36,8 +36,9 @@ class SpokenWords:
         return told
 
     def rest(self) -> str:
-        """The text that was not told."""
-        return self._text[self._told :]
+        """The text that was not told; it counts as told."""
+        told, self._told = self._text[self._told :], len(self._text)
+        return told
 
     def _due(self, end: int, seconds: float | None) -> float:
         if seconds is None:

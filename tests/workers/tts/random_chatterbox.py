@@ -14,7 +14,7 @@ from pathlib import Path
 from workers.tts.engines.chatterbox import Chatterbox
 from workers.tts.engines.chatterbox_model import libraries
 
-TOKENS = 40
+TOKENS = 80
 """About how many tokens a sentence has before its end is sampled."""
 SOUNDS = 200
 """How many different tokens there are."""
@@ -23,14 +23,21 @@ SOUNDS = 200
 class RandomChatterbox(Chatterbox):
     """The engine with a model of random weights in place of a downloaded one."""
 
+    tokens = TOKENS
+
     def make_model(self):
-        return build(self.settings.chatterbox_variant, full=os.environ.get("RANDOM_CHATTERBOX") == "full")
+        full = os.environ.get("RANDOM_CHATTERBOX") == "full"
+        return build(self.settings.chatterbox_variant, full=full, tokens=self.tokens)
 
 
-def build(variant="english", *, full=False, seed=0, tokens=TOKENS, device="cpu"):
-    """The library's model. Tiny: 4 layers (Multilingual 14, for its spies) of 128, a flow of few blocks and 2 steps."""
+def build(variant="english", *, full=False, seed=0, tokens=None, device="cpu"):
+    """The library's model, whose sentences have about ``tokens`` tokens; None: as many as it is allowed.
+
+    Tiny: 4 layers (Multilingual 14, for its spies) of 128, a flow of few blocks and 2 steps."""
     torch, _ = libraries(variant)
     from chatterbox.models.s3gen import S3Gen
+    from chatterbox.models.s3gen.f0_predictor import ConvRNNF0Predictor
+    from chatterbox.models.s3gen.hifigan import HiFTGenerator
     from chatterbox.models.t3 import T3, llama_configs
     from chatterbox.models.t3.modules.cond_enc import T3Cond
     from chatterbox.models.t3.modules.t3_config import T3Config
@@ -48,13 +55,19 @@ def build(variant="english", *, full=False, seed=0, tokens=TOKENS, device="cpu")
     t3 = T3(hp)
     if variant == "turbo":
         del t3.tfmr.wte
-    t3.speech_head = _ending(t3.speech_head, hp.stop_speech_token, tokens)
+    t3.speech_head = _ending(t3.speech_head)
+    end_after(t3, tokens)
     s3gen = S3Gen(meanflow=variant == "turbo")
     if not full:
         estimator, encoder = s3gen.flow.decoder.estimator, s3gen.flow.encoder
         estimator.mid_blocks = estimator.mid_blocks[:2]
         for part in (*estimator.down_blocks, *estimator.mid_blocks, *estimator.up_blocks):
             part[1] = part[1][:1]
+        s3gen.mel2wav = HiFTGenerator(
+            base_channels=64, sampling_rate=24_000, upsample_rates=[8, 5, 3], upsample_kernel_sizes=[16, 11, 7],
+            source_resblock_kernel_sizes=[7, 7, 11], source_resblock_dilation_sizes=[[1, 3, 5]] * 3,
+            f0_predictor=ConvRNNF0Predictor(cond_channels=64),
+        )  # fmt: skip
         encoder.encoders, encoder.up_encoders = encoder.encoders[:1], encoder.up_encoders[:1]
         if variant != "turbo":
             s3gen.inference = functools.partial(s3gen.inference, n_cfm_timesteps=2)
@@ -85,8 +98,8 @@ def _shrink(config, layers):
         )  # fmt: skip
 
 
-def _ending(head, stop, tokens):
-    """A speech head with the end's probability about 1 in ``tokens``, no other marks, and SOUNDS sounds.
+def _ending(head):
+    """A speech head with SOUNDS sounds, all about as probable, and no marks.
 
     With all 6561 alike, each of them would be too improbable beside the end for the sampling to keep it (min_p).
     """
@@ -94,12 +107,20 @@ def _ending(head, stop, tokens):
 
     biased = torch.nn.Linear(head.in_features, head.out_features, bias=True)
     with torch.no_grad():
-        biased.weight.copy_(head.weight)
+        biased.weight.copy_(head.weight / head.weight.norm(dim=1, keepdim=True) / head.in_features**0.5)
         biased.bias.zero_()
         biased.bias[SOUNDS:] = -1e4
-        biased.weight[stop] = 0
-        biased.bias[stop] = math.log(SOUNDS / tokens)
     return biased
+
+
+def end_after(t3, tokens):
+    """Let the end be sampled about once in ``tokens`` tokens; never for None."""
+    import torch
+
+    stop = t3.hp.stop_speech_token
+    with torch.no_grad():
+        t3.speech_head.weight[stop] = 0
+        t3.speech_head.bias[stop] = -1e4 if tokens is None else math.log(SOUNDS / tokens)
 
 
 def _classes(variant):

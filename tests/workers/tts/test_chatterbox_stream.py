@@ -13,8 +13,8 @@ from workers.tts.engines.chatterbox_stream import (
     SIZES,
     VOCABULARY,
     PieceWise,
-    to_pcm,
 )
+from workers.tts.engines.threaded import to_pcm
 
 
 def sound_of(tokens):

@@ -11,6 +11,7 @@ run ahead of its listener by more than the piece it has begun (2 s at most).
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -27,8 +28,8 @@ from workers.tts.engine import Chunk, Waste
 from workers.tts.engines import chatterbox_model
 from workers.tts.engines.chatterbox_abort import Watch
 from workers.tts.engines.chatterbox_model import BUILT_IN, ChatterboxModel
-from workers.tts.engines.chatterbox_stream import RATE
-from workers.tts.engines.chatterbox_synthesis import Synthesis
+from workers.tts.engines.chatterbox_stream import RATE, SAMPLES
+from workers.tts.engines.threaded import Speaking
 from workers.tts.normalise import normalise
 from workers.tts.words import SpokenWords
 
@@ -151,24 +152,32 @@ class Chatterbox:
             model, thread = await self._free.get()
         finally:
             self._waiting -= 1
-        synthesis = Synthesis(model, cancel, hurried=lambda: self._waiting > 0)
-        seed, limit = self.settings.chatterbox_seed, self.settings.chatterbox_max_tokens
-        work = thread.submit(synthesis.run, said.text, name, spoken_in, seed, limit)
-        left = asyncio.wrap_future(work)
+        speaking = Speaking(self.name, RATE, cancel, hurried=lambda: self._waiting > 0)
+        watch = Watch(speaking.is_wanted)
+        speak = functools.partial(
+            model.speak, said.text, name, spoken_in,
+            seed=self.settings.chatterbox_seed, limit=self.settings.chatterbox_max_tokens,
+            watch=watch, emit=speaking.give,
+        )  # fmt: skip
+        left = asyncio.wrap_future(thread.submit(speaking.run, speak))
         # However this ends, the model is free only once its thread has left it.
         left.add_done_callback(lambda done: self._free.put_nowait((model, thread)))
+        words = SpokenWords(text)
         try:
-            words = SpokenWords(text)
-            async with aclosing(synthesis.chunks()) as chunks:
+            async with aclosing(speaking.chunks()) as chunks:
                 async for pcm, last in chunks:
                     cancel.check()
-                    told = words.rest() if last else words.until(synthesis.taken / RATE, synthesis.seconds)
+                    seconds = None if watch.total is None else watch.total * SAMPLES / RATE
+                    told = words.rest() if last else words.until(speaking.taken / RATE, seconds)
                     yield Chunk(pcm, told, exact=False)
             cancel.check()
-            if synthesis.error is not None:
-                raise synthesis.error
+            if speaking.error is not None:
+                raise speaking.error
+            if rest := words.rest():
+                yield Chunk(b"", rest, exact=False)  # nothing was sampled
         finally:
-            synthesis.close()
+            speaking.close()
             await asyncio.wait({left})
             if cancel.cancelled:
-                self._waste[cancel] = self.wasted(cancel) + synthesis.waste()
+                lost = Waste(watch.late, watch.sampled - watch.voiced, speaking.made - speaking.taken)
+                self._waste[cancel] = self.wasted(cancel) + lost

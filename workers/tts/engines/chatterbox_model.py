@@ -20,7 +20,8 @@ import numpy as np
 
 from workers.engines import EngineError
 from workers.tts.engines.chatterbox_abort import Aborted, AbortHooks, Watch
-from workers.tts.engines.chatterbox_stream import RATE, SAMPLES, PieceWise, Sound
+from workers.tts.engines.chatterbox_stream import RATE, SAMPLES, PieceWise
+from workers.tts.engines.threaded import Sound
 
 log = logging.getLogger(__name__)
 

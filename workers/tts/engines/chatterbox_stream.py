@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from workers.tts.engines.threaded import Sound
+
 RATE = 24_000
 SAMPLES = 960
 """Samples of one token: 25 tokens a second."""
@@ -22,9 +24,6 @@ CONTEXT = 25
 AHEAD = 3
 FADE = 480
 """Samples of two pieces' overlap; at most those of AHEAD tokens."""
-
-Sound = np.ndarray
-"""Mono float32, -1 to 1, at RATE."""
 
 
 class PieceWise:
@@ -82,8 +81,3 @@ class PieceWise:
         self._pieces += 1
         self.voiced = end
         self._emit(new, last)
-
-
-def to_pcm(sound: Sound) -> bytes:
-    """16-bit little-endian; what is louder than full scale is clipped."""
-    return bytes((np.clip(sound, -1.0, 1.0) * 32_767.0).astype("<i2").tobytes())
