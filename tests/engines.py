@@ -114,3 +114,12 @@ class ScriptedTts:
             whole = True
         finally:
             self.cut += not whole
+
+
+class MoodyTts(ScriptedTts):
+    """The same at the pace of real speech, as a voice that never says a sentence twice alike."""
+
+    repeatable = False
+
+    def __init__(self):
+        super().__init__(pace=0.05)
