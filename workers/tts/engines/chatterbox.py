@@ -166,7 +166,6 @@ class Chatterbox:
         try:
             async with aclosing(speaking.chunks()) as chunks:
                 async for pcm, last in chunks:
-                    cancel.check()
                     seconds = None if watch.total is None else watch.total * SAMPLES / RATE
                     told = words.rest() if last else words.until(speaking.taken / RATE, seconds)
                     yield Chunk(pcm, told, exact=False)

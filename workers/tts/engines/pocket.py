@@ -149,7 +149,6 @@ class Pocket:
         try:
             async with aclosing(speaking.chunks()) as chunks:
                 async for pcm, _ in chunks:
-                    cancel.check()
                     yield Chunk(pcm, words.until(speaking.taken / self.rate, None), exact=False)
             cancel.check()
             if speaking.error is not None:

@@ -49,7 +49,10 @@ class Speaking:
         self._asked.set()
 
     async def chunks(self) -> AsyncGenerator[tuple[bytes, bool], None]:
-        """(16-bit samples, whether they are the last), at most CHUNK_MS at once, until the model has ended."""
+        """(16-bit samples, whether they are the last), at most CHUNK_MS at once, until the model has ended.
+
+        A cancelled turn has no more of them.
+        """
         while True:
             if self._sounds.empty():
                 self._asked.set()
@@ -58,6 +61,8 @@ class Speaking:
                 return
             sound, last = given
             for start in range(0, len(sound), self._chunk):
+                if not self.is_wanted():
+                    return
                 part = sound[start : start + self._chunk]
                 self.taken += len(part)
                 yield to_pcm(part), last and start + self._chunk >= len(sound)
