@@ -28,6 +28,7 @@ _STRAY = re.compile(r"\\(?=[^\w\s])|[*`~|]+|(?<![^\W_])_+|_+(?![^\W_])|^#+\s+")
 _JOINED = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
 _JOINERS = re.compile(r"[\u200b-\u200d\u2060\ufe00-\ufe0f]+")
 _SPACES = re.compile(r"\s+")
+_BEFORE_MARK = re.compile(r"(?<=\w) (?=[,.;:!?](?:\s|$))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,13 @@ class Spoken:
     """Characters of the written sentence."""
 
     def written(self, index: int) -> int:
-        """How many characters of the written sentence are complete when ``text[:index]`` has been said."""
-        return self.origins[index] if index < len(self.origins) else self.length
+        """How many characters of the written sentence are complete when ``text[:index]`` has been said.
+
+        A mark before a word belongs to the word.
+        """
+        if index >= len(self.origins):
+            return self.length
+        return min(self.origins[index], self.origins[index - 1] + 1) if index > 0 else 0
 
     @property
     def has_words(self) -> bool:
@@ -64,6 +70,7 @@ def normalise(text: str, language: str, *, numbers: bool = True) -> Spoken:
     said.sub(_STRAY, lambda match: "")
     said.sub(_JOINED, lambda match: " ")
     said.sub(_SPACES, lambda match: " ")
+    said.sub(_BEFORE_MARK, lambda match: "")
     said.strip()
     return Spoken(said.text, tuple(said.origins), len(text))
 
