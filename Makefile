@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NEMO ?= .venv-nemo
 ARGS ?=
+CHATTERBOX ?= .venv-chatterbox
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein clean install-nemo test-nemo
+.PHONY: help run install test test-llama lint speech lock bench-bargein clean
+.PHONY: install-nemo test-nemo install-chatterbox test-chatterbox
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo 'Variables: PYTHON=python3.12 (another Python), VENV=folder, ARGS=... (for pytest or the benchmark)'
 
 run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C ends it
@@ -20,7 +22,7 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow and not nemo' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox' $(ARGS)
 
 install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
 
@@ -29,6 +31,11 @@ test-nemo: $(NEMO)/.installed  ## the tests of STT_ENGINE=nemo; they want Debian
 
 test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server, built from source (9 min, once; needs cmake, g++)
 	$(BIN)/python -m pytest -m slow tests/workers/llm $(ARGS)
+
+install-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## an environment for TTS_ENGINE=chatterbox: 2 GB, docs/tts.md
+
+test-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## Chatterbox's tests: the real package with random weights
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX)/bin/python -m pytest -m chatterbox tests/workers/tts $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -48,7 +55,7 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
 
 clean:  ## remove what was installed and built; the data in .bargein stays
-	rm -rf $(VENV) $(NEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
+	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing a new environment gets: without it the environment is not whole.
@@ -76,4 +83,17 @@ $(NEMO)/.installed: pyproject.toml constraints-nemo.txt
 	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt torch
 	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt -e '.[nemo]' \
 	    httpx pytest pytest-asyncio
+	@touch $@
+
+# CPU builds of torch have no CUDA, which torchaudio's libraries are linked against: without them it does the same in
+# Python. Where torch has CUDA they stay.
+$(CHATTERBOX)/.installed-chatterbox: pyproject.toml constraints.txt chatterbox.txt
+	@$(MAKE) --no-print-directory VENV=$(CHATTERBOX) $(CHATTERBOX)/bin/pip
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -r chatterbox.txt
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check --no-deps chatterbox-tts==0.1.7
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
+	    pytest pytest-asyncio hypothesis 'fakeredis[lua]' pocket-tts==4.0.1
+	@$(CHATTERBOX)/bin/python -c 'import torch; raise SystemExit(bool(torch.version.cuda))' \
+	    && rm -f $(CHATTERBOX)/lib/python3*/site-packages/torchaudio/lib/*.so || true
 	@touch $@

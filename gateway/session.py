@@ -133,7 +133,7 @@ class Session:
         jobs = [
             self._upkeep.run(lambda: self._last_speech),
             self.output.run(),
-            self.stagehand.run(),
+            self.stagehand.effects.run(),
             *(self._follow(name) for name in STREAMS),
         ]
         self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
@@ -148,7 +148,7 @@ class Session:
         self.microphone.hang_up()
         try:
             async with asyncio.timeout(2):
-                await self.stagehand.idle()
+                await self.stagehand.effects.idle()
                 self.stagehand.recorder.flush()
                 await self.bus.outbox.drain()
                 await self.bus.commands.delete(session_key(self.id, "lease:gateway"))
@@ -228,7 +228,7 @@ class Session:
         async def write() -> None:
             await self.bus.configure(self.id, profile.shared())
 
-        self.stagehand.later(write)
+        self.stagehand.effects.later(write)
 
     def reformat(self, rate: int) -> None:
         """From now on the client's audio comes at ``rate`` Hz, and it is sent audio at its outlet's rate."""

@@ -19,6 +19,9 @@ INSTRUCTIONS = (
     "markup or emoji. Ask when something is unclear."
 )
 
+SPEEDS = (0.25, 1.5)
+"""How slow and how fast a voice may be asked to speak, as the Realtime protocol has it."""
+
 
 class GatewaySettings(BusSettings):
     """The gateway's environment. A session may differ from what is said here where its protocol lets it."""
@@ -52,6 +55,8 @@ class GatewaySettings(BusSettings):
     """What the assistant says first; empty: the caller begins."""
     speech_language: str = "en-US"
     tts_voice: str = ""
+    tts_speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
+    """How fast sessions are spoken to that do not say it themselves."""
     output_lead_ms: int = Field(default=200, ge=40, le=1000)
     max_sessions: int = Field(default=100, ge=1, le=10_000)
     record_calls: bool = False
@@ -82,6 +87,7 @@ class GatewaySettings(BusSettings):
             greeting=self.greeting,
             language=self.speech_language,
             voice=self.tts_voice,
+            speed=self.tts_speed,
             duplex=Duplex(
                 may_interrupt=self.enable_barge_in,
                 barge_in_min=self.barge_in_min_ms / 1000,
@@ -112,6 +118,8 @@ class Profile:
     greeting: str = ""
     language: str = "en-US"
     voice: str = ""
+    speed: float = 1.0
+    """How many times as fast as the voice speaks by itself."""
     duplex: Duplex = field(default_factory=Duplex)
     endpointing: Endpointing = field(default_factory=Endpointing)
     end_of_turn: EndOfTurn | None = None
@@ -143,6 +151,7 @@ class Profile:
             "instructions": self.instructions,
             "language": self.language,
             "voice": self.voice,
+            "speed": str(self.speed),
             "streaming_stt": "1" if self.streaming_stt else "0",
             "record": "1" if self.record else "0",
         }

@@ -10,7 +10,12 @@ BUILT_IN = {
         "nemo": "workers.stt.engines.nemo:Nemo",
     },
     "llm": {"demo": "workers.llm.engines.demo:Demo", "openai": "workers.llm.engines.openai:OpenAI"},
-    "tts": {"espeak": "workers.tts.engines.espeak:Espeak", "http": "workers.tts.engines.http:Http"},
+    "tts": {
+        "espeak": "workers.tts.engines.espeak:Espeak",
+        "http": "workers.tts.engines.http:Http",
+        "chatterbox": "workers.tts.engines.chatterbox:Chatterbox",
+        "pocket": "workers.tts.engines.pocket:Pocket",
+    },
 }
 
 

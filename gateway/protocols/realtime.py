@@ -15,7 +15,8 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gateway.protocols.realtime_aside import MakeSession
-from gateway.protocols.realtime_config import ProtocolError, RealtimeConfig
+from gateway.protocols.realtime_config import RealtimeConfig
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_events import event_id, parse
 from gateway.protocols.realtime_outlet import RealtimeOutlet
 from gateway.protocols.realtime_requests import Requests

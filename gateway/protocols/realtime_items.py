@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bus.events import Said
-from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.realtime_error import ProtocolError
 
 ROOT = "root"
 """The ``previous_item_id`` that means: in front of everything."""

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
-from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_items import Items
 from gateway.protocols.realtime_response import Response
 

@@ -13,12 +13,12 @@ from bus.events import Said
 from bus.history import read
 from gateway.protocols.realtime_aside import Aside, MakeSession
 from gateway.protocols.realtime_config import (
-    ProtocolError,
     RealtimeConfig,
     check_modalities,
     check_tokens,
     check_tools,
 )  # fmt: skip
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_events import event_id
 from gateway.protocols.realtime_items import said, whole
 from gateway.protocols.realtime_outlet import RealtimeOutlet
