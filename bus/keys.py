@@ -54,6 +54,11 @@ def work_key(shard: int, stage: str) -> str:
     return f"{PREFIX}:{{s{shard}}}:{WORK[stage]}"
 
 
+def secret_key(digest: str) -> str:
+    """What an ephemeral API key with this digest may do; it expires with the key."""
+    return f"{PREFIX}:secret:{digest}"
+
+
 def worker_key(stage: str, worker: str) -> str:
     """The hash in which a worker describes itself; it expires when the worker stops renewing it."""
     return f"{PREFIX}:{{workers}}:{stage}:{worker}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
             print(line, flush=True)
 
     try:
-        call = Call(options.url, listener=show, speed=speed)
+        call = Call(options.url, listener=show, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
     except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS

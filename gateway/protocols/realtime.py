@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from gateway.limits import Limits
 from gateway.protocols.realtime_aside import MakeSession
 from gateway.protocols.realtime_config import ProtocolError, RealtimeConfig
 from gateway.protocols.realtime_events import event_id, parse
@@ -29,7 +30,9 @@ MAX_UNSENT = 8 << 20
 class RealtimeConnection:
     """One client on one WebSocket."""
 
-    def __init__(self, socket: WebSocket, session_id: str, config: RealtimeConfig, *, extensions: bool) -> None:
+    def __init__(
+        self, socket: WebSocket, session_id: str, config: RealtimeConfig, *, extensions: bool, limits: Limits
+    ) -> None:
         # Browsers and the page cancel echo themselves; a client that does not says so in its URL.
         cancels_echo = socket.query_params.get("echo") != "cancel"
         self.outlet = RealtimeOutlet(session_id, self._queue, extensions=extensions, cancels_echo=cancels_echo)
@@ -40,11 +43,17 @@ class RealtimeConnection:
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
         self._cut = ""
+        self._limits = limits
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._heard = self._clock()
+        """When the session began, and when the client last sent something."""
         self._requests: Requests
 
     async def run(self, make_session: MakeSession) -> None:
         """Serve the client until it leaves, is cut, or the session is ended from outside."""
         session = make_session(self.outlet, self._config.profile(), self._config.codec("input").rate)
+        self.outlet.manual, self.outlet.most = self._config.manual, self._config.most
+        self.outlet.codec = self._config.codec("output")
         self._requests = Requests(self._session_id, session, self.outlet, self._config, make_session)
         self.outlet.emit("session.created", session=self._config.view(self._session_id))
         if self.outlet.drops:
@@ -52,21 +61,33 @@ class RealtimeConnection:
         sending = asyncio.create_task(self._send_all())
         receiving = asyncio.create_task(self._receive_all())
         ended = asyncio.create_task(session.ended.wait())
+        expiring = asyncio.create_task(self._until_expired())
+        tasks = [sending, receiving, ended, expiring]
         try:
             await session.start()
-            await asyncio.wait([sending, receiving, ended], return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() and not receiving.done():
-                self.outlet.ended("it was ended from outside")
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if (ended.done() or expiring.done()) and not receiving.done():
+                if expiring.done():
+                    self.outlet.error(*expiring.result())
+                else:
+                    self.outlet.ended("it was ended from outside")
                 await self._flush()
                 await self._close(1000, "session ended")
         finally:
-            for task in (sending, receiving, ended):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, receiving, ended, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._requests.close()
             await session.close()
             if self._cut:
                 await self._close(1008, self._cut)
+
+    async def _until_expired(self) -> tuple[str, str]:
+        """Return (code, message) when the client has stayed too long, or said nothing for too long."""
+        while (reached := self._limits.reached(self._began, self._heard, self._clock())) is None:
+            due = self._limits.due(self._began, self._heard)
+            await asyncio.sleep(3600 if due is None else max(0.0, due - self._clock()))
+        return reached
 
     # -- to the client
 
@@ -112,9 +133,11 @@ class RealtimeConnection:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
+            self._heard = self._clock()
             raw = message.get("text") or message.get("bytes") or b""
             event: dict[str, Any] = {}
             try:
+                self._measure(raw)
                 event = parse(raw)
                 await self._requests.handle(event)
             except ProtocolError as error:
@@ -125,3 +148,9 @@ class RealtimeConnection:
                 log.exception("%s: a client's event could not be handled", self._session_id)
                 sorry = "The server had an error while processing your event."
                 self.outlet.error("internal_error", sorry, event_id=event_id(event))
+
+    def _measure(self, raw: str | bytes) -> None:
+        size, most = len(raw) if isinstance(raw, bytes) or raw.isascii() else len(raw.encode()), self._limits.message
+        if size > most:
+            problem = f"The message has {size} bytes; expected at most {most}. It was left out."
+            raise ProtocolError("message_too_big", problem)
