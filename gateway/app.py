@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 STAGES = ("stt", "llm", "tts")
+TRANSCRIPTION = "transcription"
 RETRY_AFTER = "2"
 LONGEST_GREETING = 1000
 """Characters of a greeting that a client may ask for."""
@@ -78,13 +79,13 @@ class Gateway:
             self._staff_at = now
         return self._staff
 
-    async def admit(self, socket: WebSocket) -> Caller:
-        """Who calls, once a call can be served. Raises Refused."""
+    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES) -> Caller:
+        """Who calls, once a call that needs ``stages`` can be served. Raises Refused."""
         try:
             caller = await self.door.caller(socket)
         except OUTAGE:
             raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
-        missing = await self.missing()
+        missing = [each for each in await self.missing() if each in (*stages, "redis")]
         if len(self.sessions) >= self.settings.max_sessions:
             raise Refused(503, "server_error", "unavailable", "every line is busy")
         if missing:
@@ -199,7 +200,8 @@ async def cancel(request: Request) -> Response:
 async def realtime(socket: WebSocket) -> None:
     gateway = _gateway(socket)
     try:
-        caller = await gateway.admit(socket)
+        transcribes = socket.query_params.get("intent") == TRANSCRIPTION
+        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
         gateway.door.enter(caller)
     except Refused as refused:
         await socket.send_denial_response(refused.response())
@@ -227,10 +229,11 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     profile = settings.profile()
     profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
     profile.language = query.get("language", profile.language)
-    config = RealtimeConfig(profile, model, gateway.voices())
+    kind = caller.session.get("type") or query.get("intent")
+    config = RealtimeConfig(profile, model, gateway.voices(), TRANSCRIPTION if kind == TRANSCRIPTION else "realtime")
     if caller.session:
         config.update(caller.session)
-    log.info("%s: begins (%s%s)", session_id, "extended" if extensions else "stock client", _by(caller))
+    log.info("%s: begins (%s%s)", session_id, "extended" if extensions else config.kind, _by(caller))
     connection = RealtimeConnection(socket, session_id, config, extensions=extensions, limits=settings.limits())
     try:
         await connection.run(gateway.make_session)

@@ -193,6 +193,11 @@ class Call:
         await self._until(found, timeout, f"no {kind} came")
         return found()[0]
 
+    async def wait_for_news(self, timeout: float = 30.0) -> None:
+        """Return when anything has come. Raises NoReply and HungUp."""
+        known = len(self.events)
+        await self._until(lambda: len(self.events) > known, timeout, "nothing came")
+
     async def send(self, event: Event) -> None:
         """Send any client event. Raises HungUp."""
         try:

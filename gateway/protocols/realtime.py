@@ -53,6 +53,7 @@ class RealtimeConnection:
         """Serve the client until it leaves, is cut, or the session is ended from outside."""
         session = make_session(self.outlet, self._config.profile(), self._config.codec("input").rate)
         self.outlet.manual, self.outlet.most = self._config.manual, self._config.most
+        self.outlet.streams_text = self._config.kind == "transcription"
         self.outlet.codec = self._config.codec("output")
         self._requests = Requests(self._session_id, session, self.outlet, self._config, make_session)
         self.outlet.emit("session.created", session=self._config.view(self._session_id))

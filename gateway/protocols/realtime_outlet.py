@@ -14,6 +14,7 @@ from typing import Any
 from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
+from gateway.protocols.append_only import AppendOnly
 from gateway.protocols.realtime_config import ProtocolError
 from gateway.protocols.realtime_items import Items
 from gateway.protocols.realtime_response import Response
@@ -46,6 +47,9 @@ class RealtimeOutlet:
         self._lengths: dict[int, int] = {}
         """Turn -> milliseconds of its audio that were sent."""
         self._numbers = itertools.count(1)
+        self.streams_text = False
+        """Whether words are told as they become certain, before the utterance has ended."""
+        self._words: dict[int, AppendOnly] = {}
 
     @property
     def rate(self) -> int:
@@ -114,19 +118,25 @@ class RealtimeOutlet:
         self.add_item({**message, "content": content})
 
     def partial(self, utterance: int, text: str) -> None:
+        if self.streams_text:
+            self._tell_words(utterance, self._words.setdefault(utterance, AppendOnly()).partial(text))
         if self._extensions:
             self.emit("bargein.transcript.partial", item_id=utterance_item(self.session, utterance), text=text)
 
     def committed(self, utterance: int, text: str, start_ms: int, end_ms: int) -> None:
-        item = utterance_item(self.session, utterance)
+        item, words = utterance_item(self.session, utterance), self._words.pop(utterance, AppendOnly())
         if item not in self.items.by_id:
             return  # cleared, or removed by the client
         self.items.by_id[item]["content"][0]["transcript"] = text
         where = {"item_id": item, "content_index": 0}
-        if text:
-            self.emit(f"{TRANSCRIPTION}.delta", **where, delta=text)
+        self._tell_words(utterance, words.final(text))
         usage = {"type": "duration", "seconds": round(max(0, end_ms - start_ms) / 1000, 3)}
         self.emit(f"{TRANSCRIPTION}.completed", **where, transcript=text, usage=usage)
+
+    def _tell_words(self, utterance: int, words: str) -> None:
+        if words:
+            where = {"item_id": utterance_item(self.session, utterance), "content_index": 0}
+            self.emit(f"{TRANSCRIPTION}.delta", **where, delta=words)
 
     def not_transcribed(self, utterance: int, error: str) -> None:
         reason = {"type": "server_error", "code": "transcription_failed", "message": error}
