@@ -5,6 +5,8 @@ GET  /health                 alive
 GET  /ready                  200 when every stage has a live worker; who they are, as JSON
 WS   /v1/realtime            the OpenAI Realtime protocol
 POST /v1/realtime/client_secrets   an ephemeral key for a browser
+POST /twilio/voice           TwiML for a phone call
+WS   /twilio                 its audio
 POST /cancel/{session_id}    stop what the assistant is saying
 """
 
@@ -35,6 +37,7 @@ from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import load, masked, start_logging
 from bus.streams import Bus, connector
+from gateway import phone
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
 from gateway.keys import Caller
@@ -85,13 +88,24 @@ class Gateway:
             caller = await self.door.caller(socket)
         except OUTAGE:
             raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
+        await self.vacancy(stages)
+        return caller
+
+    async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
+        """Raise Refused unless one more call that needs ``stages`` can be served now."""
         missing = [each for each in await self.missing() if each in (*stages, "redis")]
         if len(self.sessions) >= self.settings.max_sessions:
             raise Refused(503, "server_error", "unavailable", "every line is busy")
         if missing:
             message = f"not ready, no live worker for: {', '.join(missing)}"
             raise Refused(503, "server_error", "unavailable", message)
-        return caller
+
+    async def gone(self, session_id: str) -> None:
+        """A session has ended: it is forgotten, and written down if calls are recorded."""
+        self.sessions.pop(session_id, None)
+        log.info("%s: ended", session_id)
+        if self.settings.record_calls:
+            await enqueue_recording(self.settings, session_id)
 
     async def missing(self) -> list[str]:
         """What keeps a call from being served: stages without a live worker, or redis."""
@@ -238,10 +252,7 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     try:
         await connection.run(gateway.make_session)
     finally:
-        gateway.sessions.pop(session_id, None)
-        log.info("%s: ended", session_id)
-        if settings.record_calls:
-            await enqueue_recording(settings, session_id)
+        await gateway.gone(session_id)
 
 
 def _by(caller: Caller) -> str:
@@ -274,6 +285,8 @@ def create_app(
         Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
+        Route("/twilio/voice", phone.voice, methods=["POST"]),
+        WebSocketRoute("/twilio", phone.media),
         Mount("/page", Fresh(directory=PAGE)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)

@@ -91,11 +91,15 @@ async def issue(bus: Bus, caller: Caller, session: dict[str, Any], seconds: int)
     return key, int(time.time()) + seconds
 
 
-async def issued(bus: Bus, key: str) -> Caller | None:
-    """Who an ephemeral key was issued to; None when there is no such key (any more). Raises what a lost server does."""
+async def issued(bus: Bus, key: str, *, once: bool = False) -> Caller | None:
+    """Who an ephemeral key was issued to; None when there is no such key (any more). ``once``: it is used up.
+
+    Raises what a lost server does.
+    """
     if not key.startswith(EPHEMERAL):
         return None
-    told = await bus.commands.get(secret_key(_digest(key).hex()))
+    name = secret_key(_digest(key).hex())
+    told = await (bus.commands.getdel(name) if once else bus.commands.get(name))
     return None if told is None else Caller(**json.loads(told))
 
 

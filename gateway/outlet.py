@@ -70,6 +70,3 @@ class Outlet(Protocol):
 
     def step(self, turn: int, step: str, at_ms: float, detail: str = "") -> None:
         """One moment of a turn, for timelines: milliseconds since the session began."""
-
-    def ended(self, reason: str) -> None:
-        """The session is over, by nobody's wish at this client's end."""

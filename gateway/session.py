@@ -180,13 +180,15 @@ class Session:
         """The client takes back the audio since the last utterance."""
         self.feed(self.microphone.clear(self.now))
 
-    def respond(self, tag: str = "", request: Request | None = None, *, interruptible: bool = True) -> None:
-        """The client asks for a turn; ``tag`` comes back with it.
+    def respond(
+        self, tag: str = "", request: Request | None = None, *, interruptible: bool = True, waits: bool = False
+    ) -> None:
+        """The client asks for a turn; ``tag`` comes back with it. ``waits``: after the turn that goes on.
 
         One that is to tell what came of a function call waits for a turn that is going on; others are refused then.
         """
         self.stagehand.requested(tag, request or Request())
-        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, self.stagehand.calls.unseen))
+        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, waits or self.stagehand.calls.unseen))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
         """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""

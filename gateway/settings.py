@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -40,6 +41,10 @@ class GatewaySettings(BusSettings):
     """Seconds without any message from a client after which its session is ended; 0: never."""
     max_message_bytes: int = Field(default=16 << 20, ge=65_536, le=256 << 20)
     """Bytes of one message at most."""
+    twilio_auth_token: SecretStr = SecretStr("")
+    """With it, only what Twilio has signed gets a phone call connected."""
+    public_url: str = ""
+    """Where callers from outside reach this gateway, such as https://voice.example.com; empty: as they say."""
     allowed_origins: str = ""
     """Comma-separated origins, besides the gateway's own, whose pages may connect; ``*`` for any."""
     enable_barge_in: bool = True
@@ -89,6 +94,14 @@ class GatewaySettings(BusSettings):
         if wanted == "on" and not echo.available():
             raise ValueError(echo.MISSING)
         return wanted
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+            raise ValueError("expected https://host[:port][/path]")
+        return url.rstrip("/")
 
     @model_validator(mode="after")
     def _is_closed_to_strangers(self) -> GatewaySettings:

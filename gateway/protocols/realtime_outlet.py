@@ -232,9 +232,6 @@ class RealtimeOutlet:
         if self._extensions:
             self.emit("bargein.step", turn=turn, step=step, at_ms=round(at_ms, 1), detail=detail)
 
-    def ended(self, reason: str) -> None:
-        self.error("session_expired", f"The session has ended: {reason}.")
-
     # -- a response
 
     def _begin(self, response: Response) -> dict[str, Any]:
