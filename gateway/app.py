@@ -41,6 +41,7 @@ from gateway import phone
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
 from gateway.keys import Caller
+from gateway.own_tools import wanted
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
@@ -243,6 +244,9 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     profile = settings.profile()
     profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
     profile.language = query.get("language", profile.language)
+    asked = query.get("own_tools")
+    names = profile.own_tools if asked is None else wanted(asked)
+    profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
     kind = caller.session.get("type") or query.get("intent")
     config = RealtimeConfig(profile, model, gateway.voices(), TRANSCRIPTION if kind == TRANSCRIPTION else "realtime")
     if caller.session:
@@ -286,6 +290,7 @@ def create_app(
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
         Route("/twilio/voice", phone.voice, methods=["POST"]),
+        Route("/twilio/after", phone.after, methods=["POST"]),
         WebSocketRoute("/twilio", phone.media),
         Mount("/page", Fresh(directory=PAGE)),
     ]

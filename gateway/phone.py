@@ -2,6 +2,7 @@
 
 POST /twilio/voice   what to do with a call: connect it to /twilio, with a ticket for one call
 WS   /twilio         the call's audio
+POST /twilio/after   what to do with a call that was given back: dial whom it is handed over to, or hang up
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import hmac
 import logging
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from bus.keys import new_session
+from bus.keys import handover_key, new_session
 from bus.outbox import OUTAGE
 from gateway.door import Refused
 from gateway.keys import Caller, issue, issued
@@ -45,37 +46,37 @@ def signature(token: str, url: str, fields: list[tuple[str, str]]) -> str:
 async def voice(request: Request) -> Response:
     """TwiML for a call that has come in. The query's parameters become the call's custom parameters."""
     gateway: Gateway = request.app.state.gateway
-    settings = gateway.settings
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LONGEST_FORM:
-            return PlainTextResponse("too long\n", 413)
-    try:
-        fields = parse_qsl(body.decode(), keep_blank_values=True)
-    except (UnicodeDecodeError, ValueError):
-        return PlainTextResponse("expected a form\n", 400)
-    token = settings.twilio_auth_token.get_secret_value()
-    url = f"{_public(request, settings.public_url)}{request.url.path}"
-    url += f"?{request.url.query}" if request.url.query else ""
-    if token:
-        given = request.headers.get("x-twilio-signature", "")
-        if not hmac.compare_digest(given.encode(), signature(token, url, fields).encode()):
-            log.warning("a request for TwiML with a wrong signature; is PUBLIC_URL what Twilio calls? signed: %s", url)
-            return PlainTextResponse("wrong signature\n", 403)
-    elif gateway.door.keys.required:
-        return PlainTextResponse("TWILIO_AUTH_TOKEN is not set, so nobody can know that this is Twilio\n", 403)
+    signed = await _signed(request, gateway)
+    if isinstance(signed, Response):
+        return signed
+    url, fields = signed
     try:
         ticket, _ = await issue(gateway.bus, Caller("twilio"), {}, TICKET_S)
     except OUTAGE:
         return Response(_twiml("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
     told = [(name, value) for name, value in fields if name in TOLD and value]
     parameters = [("ticket", ticket), *request.query_params.items(), *told]
-    socket = url.partition("/twilio/voice")[0].replace("http", "ws", 1) + "/twilio"
+    root = url.partition("/twilio/voice")[0] + "/twilio"
+    after, socket = quoteattr(f"{root}/after"), quoteattr(root.replace("http", "ws", 1))
     inner = "".join(f"<Parameter name={quoteattr(n)} value={quoteattr(v)}/>" for n, v in parameters)
     return Response(
-        _twiml(f"<Connect><Stream url={quoteattr(socket)}>{inner}</Stream></Connect>"), media_type="text/xml"
+        _twiml(f"<Connect action={after}><Stream url={socket}>{inner}</Stream></Connect>"), media_type="text/xml"
     )
+
+
+async def after(request: Request) -> Response:
+    """TwiML for a call whose audio has ended."""
+    gateway: Gateway = request.app.state.gateway
+    signed = await _signed(request, gateway)
+    if isinstance(signed, Response):
+        return signed
+    _, fields = signed
+    try:
+        number = await gateway.bus.commands.getdel(handover_key(dict(fields).get("CallSid", "")))
+    except OUTAGE:
+        number = None
+    said = f"<Dial>{escape(number.decode())}</Dial>" if number else "<Hangup/>"
+    return Response(_twiml(said), media_type="text/xml")
 
 
 async def media(socket: WebSocket) -> None:
@@ -99,13 +100,44 @@ async def media(socket: WebSocket) -> None:
         except OUTAGE:
             return False
 
+    async def handed_over(call: str, number: str) -> None:
+        try:
+            await gateway.bus.commands.set(handover_key(call), number, ex=TICKET_S)
+        except OUTAGE:
+            log.warning("%s: redis does not answer: the call is not handed over", session_id)
+
     session_id = new_session(gateway.bus.shards)
     log.info("%s: begins (phone)", session_id)
     connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits())
     try:
-        await connection.run(gateway.make_session, admit)
+        await connection.run(gateway.make_session, admit, handed_over)
     finally:
         await gateway.gone(session_id)
+
+
+async def _signed(request: Request, gateway: Gateway) -> tuple[str, list[tuple[str, str]]] | Response:
+    """(public URL, fields) of a request that Twilio has signed, where its token is known; else what to answer."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LONGEST_FORM:
+            return PlainTextResponse("too long\n", 413)
+    try:
+        fields = parse_qsl(body.decode(), keep_blank_values=True)
+    except (UnicodeDecodeError, ValueError):
+        return PlainTextResponse("expected a form\n", 400)
+    settings = gateway.settings
+    token = settings.twilio_auth_token.get_secret_value()
+    url = f"{_public(request, settings.public_url)}{request.url.path}"
+    url += f"?{request.url.query}" if request.url.query else ""
+    if token:
+        given = request.headers.get("x-twilio-signature", "")
+        if not hmac.compare_digest(given.encode(), signature(token, url, fields).encode()):
+            log.warning("a request with a wrong signature; is PUBLIC_URL what Twilio calls? expected: %s", url)
+            return PlainTextResponse("wrong signature\n", 403)
+    elif gateway.door.keys.required:
+        return PlainTextResponse("TWILIO_AUTH_TOKEN is not set, so nobody can know that this is Twilio\n", 403)
+    return url, fields
 
 
 def _public(request: Request, public_url: str) -> str:

@@ -43,6 +43,7 @@ from gateway.microphone import Microphone
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.output import Output
+from gateway.own_tools import OwnTools
 from gateway.request import Request
 from gateway.settings import Profile
 from gateway.speech import Probability
@@ -107,6 +108,7 @@ class Session:
             on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
             played=self._canceller.played if self._canceller else None,
         )
+        self.own_tools = OwnTools(self, outlet)
         self.stagehand = Stagehand(self, outlet, work)
         self._inbox: deque[inputs.Input] = deque()
         self._handling = False

@@ -14,6 +14,7 @@ from gateway.duplex import BACKCHANNELS, Duplex, spoken_words
 from gateway.end_of_turn import EndOfTurn, EndOfTurnKind, problem, shared
 from gateway.keys import read_keys
 from gateway.limits import Limits
+from gateway.own_tools import targets, wanted
 from gateway.playback import LEAD
 from gateway.speech import Endpointing
 
@@ -41,6 +42,10 @@ class GatewaySettings(BusSettings):
     """Seconds without any message from a client after which its session is ended; 0: never."""
     max_message_bytes: int = Field(default=16 << 20, ge=65_536, le=256 << 20)
     """Bytes of one message at most."""
+    own_tools: str = ""
+    """Functions of the gateway's own that the model may call: comma-separated, of end_call, transfer, send_dtmf."""
+    transfer_to: str = ""
+    """Whom a call may be handed over to: NAME:+NUMBER, comma-separated."""
     twilio_auth_token: SecretStr = SecretStr("")
     """With it, only what Twilio has signed gets a phone call connected."""
     public_url: str = ""
@@ -95,6 +100,12 @@ class GatewaySettings(BusSettings):
             raise ValueError(echo.MISSING)
         return wanted
 
+    @field_validator("transfer_to")
+    @classmethod
+    def _has_numbers(cls, listed: str) -> str:
+        targets(listed)
+        return listed
+
     @field_validator("public_url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
@@ -143,6 +154,8 @@ class GatewaySettings(BusSettings):
             end_of_turn=shared(self.end_of_turn, self.smart_turn_model),
             echo_cancellation=self.echo_cancellation,
             streaming_stt=self.streaming_stt,
+            own_tools=tuple(wanted(self.own_tools)),
+            transfer_to=targets(self.transfer_to),
             lead=self.output_lead_ms / 1000,
             record=self.record_calls,
             retention=self.retention_s,
@@ -170,6 +183,10 @@ class Profile:
     """Functions that the model may call, as the Realtime protocol writes them: a JSON list, or empty."""
     tool_choice: str = ""
     """Which of them: JSON, as the Realtime protocol writes it; empty: as the model likes."""
+    own_tools: tuple[str, ...] = ()
+    """Functions that the gateway itself carries out, of ``gateway.own_tools``."""
+    transfer_to: dict[str, str] = field(default_factory=dict)
+    """Whom a call may be handed over to: name -> number."""
     max_tokens: int = 0
     """Tokens of a reply at most; 0: as the model likes."""
     streaming_stt: bool = True

@@ -45,6 +45,9 @@ class Connection:
     def tell_end(self, code: str, message: str) -> None:
         """The session ends, by nobody's wish at the client's end: tell it why, where its protocol can."""
 
+    async def ending(self) -> None:
+        """The socket is about to be closed from this end."""
+
     async def closing(self) -> None:
         """The client is gone; its session is about to be closed."""
 
@@ -60,8 +63,10 @@ class Connection:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if (ended.done() or expiring.done()) and not receiving.done():
                 outside = ("session_expired", "The session has ended: it was ended from outside.")
-                self.tell_end(*(expiring.result() if expiring.done() else outside))
+                if expiring.done() or session.own_tools.goodbye is None:
+                    self.tell_end(*(expiring.result() if expiring.done() else outside))
                 await self._flush()
+                await self.ending()
                 await self.close(1000, "session ended")
         finally:
             for task in tasks:

@@ -26,6 +26,8 @@ TRANSCRIPTION = "conversation.item.input_audio_transcription"
 class RealtimeOutlet:
     """Implements ``gateway.outlet.Outlet``."""
 
+    abilities = frozenset(("end_call",))
+
     def __init__(self, session: str, send: Send, *, extensions: bool, cancels_echo: bool = True) -> None:
         """``send`` queues one event for the client; ``extensions``: see docs/realtime-extensions.md."""
         self.session = session
@@ -192,6 +194,8 @@ class RealtimeOutlet:
         self.emit("response.function_call_arguments.delta", **where, delta=arguments)
         self.emit("response.function_call_arguments.done", **where, name=name, arguments=arguments)
         self._item_done(response, index, {**item, "status": "completed", "arguments": arguments})
+
+    def press(self, keys: str) -> None: ...
 
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
         response = self._responses.get(turn)

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from bus.events import Said
 from gateway.codecs import PCMU
 from gateway.limits import Limits
+from gateway.own_tools import wanted
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime_aside import MakeSession
 from gateway.protocols.twilio_outlet import TwilioOutlet
@@ -39,6 +40,9 @@ OURS = ("greeting", "language", "instructions", "voice")
 Admit = Callable[[dict[str, str]], Awaitable[bool]]
 """Whether a call with these custom parameters may come in; it takes what is secret out of them."""
 
+HandedOver = Callable[[str, str], Awaitable[None]]
+"""Called with Twilio's name for the call and the number that it is handed over to, before the line is given back."""
+
 
 class TwilioConnection(Connection):
     """One phone call."""
@@ -48,12 +52,14 @@ class TwilioConnection(Connection):
         self._profile = profile
         self._outlet: TwilioOutlet
         self._session: Session
+        self._call: str
+        self._handed_over: HandedOver
         self._keys = ""
         self._numbers = 0
         self._pause: asyncio.TimerHandle | None = None
 
-    async def run(self, make_session: MakeSession, admit: Admit) -> None:
-        """Serve the call to its end."""
+    async def run(self, make_session: MakeSession, admit: Admit, handed_over: HandedOver) -> None:
+        """Serve the call to its end; ``handed_over`` is told of one that the model hands over."""
         try:
             async with asyncio.timeout(START_LIMIT):
                 start = await self._start()
@@ -74,6 +80,7 @@ class TwilioConnection(Connection):
         if parameters:
             told = ", ".join(f"{name}: {value}" for name, value in parameters.items())
             self._session.say(Said(f"item_{self.session_id}_call", "system", f"About this call: {told}"))
+        self._call, self._handed_over = str(start.get("callSid", ""))[:64], handed_over
         await self.serve(self._session)
 
     async def take(self, raw: str | bytes) -> None:
@@ -94,6 +101,10 @@ class TwilioConnection(Connection):
             log.warning("%s: a message was left out: %s", self.session_id, type(error).__name__)
         except Exception:
             log.exception("%s: a message could not be handled", self.session_id)
+
+    async def ending(self) -> None:
+        if self._session.own_tools.goodbye:
+            await self._handed_over(self._call, self._session.own_tools.goodbye)
 
     async def closing(self) -> None:
         if self._pause is not None:
@@ -119,6 +130,8 @@ class TwilioConnection(Connection):
             value = parameters.pop(name, None)
             if value is not None:
                 setattr(profile, name, value)
+        if (asked := parameters.pop("own_tools", None)) is not None:
+            profile.own_tools = tuple(wanted(asked))
         return profile
 
     def _pressed(self, key: str) -> None:

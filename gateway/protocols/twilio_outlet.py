@@ -11,6 +11,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+from gateway import tones
 from gateway.codecs import PCMU
 from gateway.playback import Frame
 
@@ -23,6 +24,7 @@ class TwilioOutlet:
     """Implements ``gateway.outlet.Outlet``."""
 
     rate = PCMU.rate
+    abilities = frozenset(("end_call", "transfer", "send_dtmf"))
     drops = True
     cancels_echo = True
 
@@ -53,10 +55,6 @@ class TwilioOutlet:
     def heard_ms(self) -> int:
         """What marks say was heard of the newest turn."""
         return self._heard * 1000 // self.rate
-
-    def say_tones(self, pcm: bytes) -> None:
-        """Sound that belongs to no turn: 8 kHz 16-bit."""
-        self._media(pcm)
 
     # -- gateway.outlet.Outlet
 
@@ -104,6 +102,9 @@ class TwilioOutlet:
     def text(self, turn: int, text: str) -> None: ...
 
     def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None: ...
+
+    def press(self, keys: str) -> None:
+        self._media(tones.keys(keys, self.rate))
 
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None: ...
 
