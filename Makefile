@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint speech lock bench-bargein clean
+.PHONY: help run install test test-clients lint speech lock bench-bargein clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,7 +18,10 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not clients' $(ARGS)
+
+test-clients: $(VENV)/.installed-dev build/clients/.installed  ## LiveKit, Pipecat and the Agents SDK, as they are, against it
+	$(BIN)/python -m pytest -m clients $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -40,6 +43,15 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 clean:  ## remove what was installed and built; the data in .bargein stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each client in an environment of its own, with the versions that were seen to work.
+build/clients/.installed: tests/clients/requirements-livekit.txt tests/clients/requirements-pipecat.txt tests/clients/package.json
+	for client in livekit pipecat; do \
+	    $(PYTHON) -m venv build/clients/$$client && build/clients/$$client/bin/pip install --quiet \
+	    --disable-pip-version-check -r tests/clients/requirements-$$client.txt || exit 1; done
+	mkdir -p build/clients/agents && cp tests/clients/package.json build/clients/agents/
+	cd build/clients/agents && npm install --silent --no-audit --no-fund
+	@touch $@
 
 # pip is the last thing a new environment gets: without it the environment is not whole.
 $(BIN)/pip:

@@ -71,10 +71,10 @@ class RealtimeOutlet:
 
     def add_item(self, item: dict[str, Any], *, done: bool = True, after: str | None = None) -> None:
         """An item joins the conversation, behind ``after`` or at its end. Raises ProtocolError."""
-        previous = self.items.add(item, after)
-        self.emit("conversation.item.added", previous_item_id=previous, item=item)
+        self.items.add(item, after)
+        self._tell_item("added", item)
         if done:
-            self.emit("conversation.item.done", previous_item_id=previous, item=item)
+            self._tell_item("done", item)
 
     def response_id(self, turn: int) -> str:
         """The response's name on the wire."""
@@ -115,7 +115,8 @@ class RealtimeOutlet:
     def buffer_committed(self, item: str) -> None:
         """The audio of an utterance became a user message, whose text is still to come."""
         self.emit("input_audio_buffer.committed", previous_item_id=self.items.last, item_id=item)
-        content: list[dict[str, Any]] = [{"type": "input_audio"}]
+        # The JavaScript SDK takes no item without a transcript, not even one that is still to come.
+        content: list[dict[str, Any]] = [{"type": "input_audio", "transcript": None}]
         message = {"id": item, "object": "realtime.item", "type": "message", "role": "user", "status": "completed"}
         self.add_item({**message, "content": content})
 
@@ -236,6 +237,11 @@ class RealtimeOutlet:
         if self._extensions:
             self.emit("bargein.step", turn=turn, step=step, at_ms=round(at_ms, 1), detail=detail)
 
+    def _tell_item(self, what: str, item: dict[str, Any]) -> None:
+        # A null is told: it says that the item is the first, and to leave it out would say nothing.
+        event = {"type": f"conversation.item.{what}", "event_id": f"event_{next(self._numbers)}"}
+        self._send({**event, "previous_item_id": self.items.before(item["id"]), "item": item})
+
     # -- a response
 
     def _begin(self, response: Response) -> dict[str, Any]:
@@ -274,7 +280,7 @@ class RealtimeOutlet:
         self.emit("response.output_item.done", response_id=response.id, output_index=index, item=item)
         if response.conversation is not None and item["id"] in self.items.by_id:
             self.items.by_id[item["id"]] = item
-            self.emit("conversation.item.done", item=item)
+            self._tell_item("done", item)
 
 
 def _plain(session: str) -> str:
