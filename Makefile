@@ -9,7 +9,7 @@ SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
 .PHONY: help run install test test-llama lint speech lock bench-bargein clean
-.PHONY: install-nemo test-nemo install-chatterbox test-chatterbox
+.PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,7 +22,7 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
 
 install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
 
@@ -36,6 +36,9 @@ install-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## an environment for T
 
 test-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## Chatterbox's tests: the real package with random weights
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX)/bin/python -m pytest -m chatterbox tests/workers/tts $(ARGS)
+
+test-clients: $(VENV)/.installed-dev build/clients/.installed  ## LiveKit, Pipecat and the Agents SDK, as they are, against it
+	$(BIN)/python -m pytest -m clients $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -57,6 +60,15 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 clean:  ## remove what was installed and built; the data in .bargein stays
 	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each client in an environment of its own, with the versions that were seen to work.
+build/clients/.installed: tests/clients/requirements-livekit.txt tests/clients/requirements-pipecat.txt tests/clients/package.json
+	for client in livekit pipecat; do \
+	    $(PYTHON) -m venv build/clients/$$client && build/clients/$$client/bin/pip install --quiet \
+	    --disable-pip-version-check -r tests/clients/requirements-$$client.txt || exit 1; done
+	mkdir -p build/clients/agents && cp tests/clients/package.json build/clients/agents/
+	cd build/clients/agents && npm install --silent --no-audit --no-fund
+	@touch $@
 
 # pip is the last thing a new environment gets: without it the environment is not whole.
 $(BIN)/pip:

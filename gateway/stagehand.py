@@ -42,7 +42,7 @@ class Stagehand:
     def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
         self.history = HistoryWriter(session.bus, session.id)
         self.recorder = Recorder(session.settled)
-        self.calls = Calls(session.id, self.history, outlet)
+        self.calls = Calls(session.id, self.history, outlet, session.own_tools)
         self._session = session
         self._outlet = outlet
         self._work = work
@@ -206,7 +206,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.CancelTurn) -> None:
         output, turn = self._session.output, action.turn
-        self.calls.drop()
+        self.calls.closed(turn, heard=False)
         heard, heard_ms = self._heard(turn)
         repeated = self._repeated(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
@@ -281,6 +281,7 @@ class Stagehand:
             output.drop()
         self._turns.pop(turn, None)
         done = action.outcome == "done"
+        self.calls.closed(turn, heard=done)
         self._remember(turn, heard, complete=done)
         self._outlet.turn_closed(turn, "completed" if done else "failed", action.error, heard, heard_ms)
         self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard{repeated}", turn)
