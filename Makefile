@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint,
 install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
 
 test-nemo: $(NEMO)/.installed  ## the tests of STT_ENGINE=nemo; they want Debian's espeak-ng
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEMO)/bin/python -m pytest -m 'nemo and not slow' $(ARGS) tests/workers/stt
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEMO)/bin/python -m pytest -m 'nemo and not slow' $(ARGS) tests/workers/stt/test_nemo_*.py tests/end_to_end/test_nemo.py
 
 test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server, built from source (9 min, once; needs cmake, g++)
 	$(BIN)/python -m pytest -m slow tests/workers/llm $(ARGS)
