@@ -24,6 +24,7 @@ test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint,
 install-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## an environment for TTS_ENGINE=chatterbox: 2 GB, docs/tts.md
 
 test-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## Chatterbox's tests: the real package with random weights
+	@$(CHATTERBOX)/bin/python -W ignore -c 'import chatterbox, pocket_tts'
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX)/bin/python -m pytest -m chatterbox tests/workers/tts $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
