@@ -35,6 +35,7 @@ test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server,
 install-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## an environment for TTS_ENGINE=chatterbox: 2 GB, docs/tts.md
 
 test-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## Chatterbox's tests: the real package with random weights
+	@$(CHATTERBOX)/bin/python -W ignore -c 'import chatterbox, pocket_tts'
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX)/bin/python -m pytest -m chatterbox tests/workers/tts $(ARGS)
 
 test-clients: $(VENV)/.installed-dev build/clients/.installed  ## LiveKit, Pipecat and the Agents SDK, as they are, against it

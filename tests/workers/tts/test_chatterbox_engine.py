@@ -11,6 +11,7 @@ import pytest_asyncio
 from bus.cancel import Cancelled, CancelToken
 from tests.workers.tts.random_chatterbox import RandomChatterbox
 from workers.engines import EngineError
+from workers.tts.engines.chatterbox import Chatterbox
 from workers.tts.engines.chatterbox_stream import SAMPLES, SIZES
 
 pytestmark = [pytest.mark.chatterbox, pytest.mark.asyncio(loop_scope="module")]
@@ -147,3 +148,27 @@ async def test_a_model_does_not_run_ahead_of_a_listener_who_waits(engine):
     rest = [chunk async for chunk in stream]
     assert joined([first, *rest]) == joined(await say(engine))
     assert joined(await other)
+
+
+async def test_copies_of_the_model_speak_at_the_same_time(monkeypatch):
+    """TTS_MODELS=2: two sentences are begun before either has ended. They share a generator: not repeatable."""
+    monkeypatch.setenv("TTS_MODELS", "2")
+    monkeypatch.setenv("CHATTERBOX_MAX_TOKENS", "25")
+    both = RandomChatterbox()
+    both.tokens = None
+    await both.load()
+    assert both.capacity == 8 and not both.repeatable and len(both.models) == 2
+    streams = [both.speak(text, "", "en-US", token()) for text in (SENTENCE, OTHER)]
+    async with asyncio.timeout(120):
+        assert [chunk.text for chunk in await asyncio.gather(*(anext(stream) for stream in streams))] == ["", ""]
+        assert both._free.empty()
+        rest = [[chunk async for chunk in stream] for stream in streams]
+    assert ["".join(chunk.text for chunk in chunks) for chunks in rest] == [SENTENCE, OTHER]
+    assert both._free.qsize() == 2
+
+
+async def test_weights_that_are_not_there(monkeypatch, tmp_path):
+    """Where they were looked for, and what was missing."""
+    monkeypatch.setenv("CHATTERBOX_DIR", str(tmp_path))
+    with pytest.raises(EngineError, match=rf"\(english\) cannot be loaded from {tmp_path}: .*safetensors"):
+        await Chatterbox().load()

@@ -74,8 +74,8 @@ class Chatterbox:
         self.settings = load(ChatterboxSettings)
         self.capacity = self.settings.tts_capacity or 4 * self.settings.tts_models
         self.voices: tuple[str, ...] = ()
-        self.repeatable = self.settings.tts_models == 1
         # Copies of the model share torch's generator.
+        self.repeatable = self.settings.tts_models == 1
         self.models: list[ChatterboxModel] = []
         self._free: asyncio.Queue[tuple[ChatterboxModel, ThreadPoolExecutor]] = asyncio.Queue()
         self._waiting = 0
@@ -85,9 +85,7 @@ class Chatterbox:
     def make_model(self) -> Any:
         """The library's model, from the settings."""
         settings = self.settings
-        return chatterbox_model.load(
-            settings.chatterbox_variant, settings.chatterbox_dir, settings.chatterbox_device
-        )  # fmt: skip
+        return chatterbox_model.load(settings.chatterbox_variant, settings.chatterbox_dir, settings.chatterbox_device)
 
     async def load(self) -> None:
         """Load every copy, make the voices, and speak a whole sentence with each. Raises EngineError."""
@@ -113,7 +111,7 @@ class Chatterbox:
             model.prepare(settings.chatterbox_voices, settings.chatterbox_cache)
         if not model.voices:
             raise EngineError("these weights bring no voice; CHATTERBOX_VOICES names a folder with one or more")
-        voice = sorted(model.voices)[0]
+        voice = next(iter(model.voices))
         limit = min(settings.chatterbox_max_tokens, 150)
         model.speak(READY, voice, "en", seed=0, limit=limit, watch=Watch(lambda: True), emit=lambda sound, last: None)
         return model

@@ -117,7 +117,8 @@ class ChatterboxModel:
             raise EngineError(f"CHATTERBOX_VOICES={folder}: no such folder; expected one with voices as WAV files")
         for file in sorted(folder.iterdir()):
             if file.suffix.lower() in AUDIO:
-                self.voices[file.stem] = self._voice(file, cache)
+                # Voices are listed with commas between them.
+                self.voices[file.stem.replace(",", " ")] = self._voice(file, cache)
 
     def _voice(self, file: Path, cache: Path) -> Any:
         kind = self._module.Conditionals

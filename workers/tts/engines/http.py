@@ -1,6 +1,6 @@
 """Any server with OpenAI's ``POST /v1/audio/speech``: one request a sentence, its answer passed on as it comes.
 
-Asked for ``pcm``: 16-bit mono little-endian without a header, at TTS_HTTP_RATE unless the content type names a rate. A
+Asked for ``pcm``: 16-bit mono little-endian without a header, at TTS_HTTP_RATE unless a header names its rate. A
 WAV of 16-bit mono is taken too, recognised by its header; its rate is converted to TTS_HTTP_RATE. Anything else is
 refused. The interface knows no language: the voice implies it. A cancel closes the connection, which is how such a
 server is told to stop, and what it still sends is never read; with TTS_CANCEL_URL it is told in words as well. Whether
