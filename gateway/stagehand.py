@@ -353,7 +353,8 @@ class Stagehand:
         wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
         wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
         self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)
-        if not self._turns[turn].missing:
+        record = self._turns.get(turn)  # none: settled before the answer came
+        if record is not None and not record.missing:
             self._session.feed(inputs.AllStopped(self._session.now, turn))
 
     def _heard(self, turn: int) -> tuple[str, int]:
