@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NEMO ?= .venv-nemo
 ARGS ?=
+CHATTERBOX ?= .venv-chatterbox
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint speech lock bench-bargein clean
+.PHONY: help run install test test-llama lint speech lock bench-bargein clean
+.PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo 'Variables: PYTHON=python3.12 (another Python), VENV=folder, ARGS=... (for pytest or the benchmark)'
 
 run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C ends it
@@ -19,7 +22,24 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
+
+install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
+
+test-nemo: $(NEMO)/.installed  ## the tests of STT_ENGINE=nemo; they want Debian's espeak-ng
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEMO)/bin/python -m pytest -m 'nemo and not slow' $(ARGS) tests/workers/stt/test_nemo_*.py tests/end_to_end/test_nemo.py
+
+test-llama: $(VENV)/.installed-dev  ## hold the stand-in to a real llama-server, built from source (9 min, once; needs cmake, g++)
+	$(BIN)/python -m pytest -m slow tests/workers/llm $(ARGS)
+
+install-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## an environment for TTS_ENGINE=chatterbox: 2 GB, docs/tts.md
+
+test-chatterbox: $(CHATTERBOX)/.installed-chatterbox  ## Chatterbox's tests: the real package with random weights
+	@$(CHATTERBOX)/bin/python -W ignore -c 'import chatterbox, pocket_tts'
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX)/bin/python -m pytest -m chatterbox tests/workers/tts $(ARGS)
+
+test-clients: $(VENV)/.installed-dev build/clients/.installed  ## LiveKit, Pipecat and the Agents SDK, as they are, against it
+	$(BIN)/python -m pytest -m clients $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -39,8 +59,17 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
 
 clean:  ## remove what was installed and built; the data in .bargein stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
+	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each client in an environment of its own, with the versions that were seen to work.
+build/clients/.installed: tests/clients/requirements-livekit.txt tests/clients/requirements-pipecat.txt tests/clients/package.json
+	for client in livekit pipecat; do \
+	    $(PYTHON) -m venv build/clients/$$client && build/clients/$$client/bin/pip install --quiet \
+	    --disable-pip-version-check -r tests/clients/requirements-$$client.txt || exit 1; done
+	mkdir -p build/clients/agents && cp tests/clients/package.json build/clients/agents/
+	cd build/clients/agents && npm install --silent --no-audit --no-fund
+	@touch $@
 
 # pip is the last thing a new environment gets: without it the environment is not whole.
 $(BIN)/pip:
@@ -60,3 +89,24 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@# Only for the smart-turn model that lies in it: nothing of it is imported.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMART_TURN)
 	@touch $(VENV)/.installed $@
+
+# torch first: what PyPI gives a machine with a GPU is a CUDA build, and NeMo must not exchange it.
+$(NEMO)/.installed: pyproject.toml constraints-nemo.txt
+	@$(PYTHON) -m venv $(NEMO)
+	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt torch
+	$(NEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints-nemo.txt -e '.[nemo]' \
+	    httpx pytest pytest-asyncio
+	@touch $@
+
+# CPU builds of torch have no CUDA, which torchaudio's libraries are linked against: without them it does the same in
+# Python. Where torch has CUDA they stay.
+$(CHATTERBOX)/.installed-chatterbox: pyproject.toml constraints.txt chatterbox.txt
+	@$(MAKE) --no-print-directory VENV=$(CHATTERBOX) $(CHATTERBOX)/bin/pip
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -r chatterbox.txt
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check --no-deps chatterbox-tts==0.1.7
+	$(CHATTERBOX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
+	    pytest pytest-asyncio hypothesis 'fakeredis[lua]' pocket-tts==4.0.1
+	@$(CHATTERBOX)/bin/python -c 'import torch; raise SystemExit(bool(torch.version.cuda))' \
+	    && rm -f $(CHATTERBOX)/lib/python3*/site-packages/torchaudio/lib/*.so || true
+	@touch $@

@@ -14,7 +14,9 @@ Starts the whole product on free ports, calls it, interrupts it again and again,
 
 and what the voice had made in vain. Times at the gateway are mapped to the client's clock by the quickest message of
 the call. ``--engines real`` takes PocketSphinx, the demonstration talker and espeak (a quarter of a core a call);
-``scripted`` takes engines that cost next to nothing and answer as fast as model servers do.
+``scripted`` takes engines that cost next to nothing and answer as fast as model servers do; ``chatterbox`` takes those
+for hearing and thinking, and for the voice the real chatterbox-tts with a tiny model of random weights
+(``make install-chatterbox``).
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
-import statistics
+import re
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.figures import machine, percentile
 from gateway.client import Call, NoReply
 from tests.product import Product, running_product
 from tests.speech import FOLDER
@@ -40,6 +42,13 @@ SCRIPTED = {
     "LLM_ENGINE": "benchmarks.engines:Llm",
     "TTS_ENGINE": "benchmarks.engines:Tts",
 }
+CHATTERBOX = SCRIPTED | {
+    "TTS_ENGINE": "tests.workers.tts.random_chatterbox:RandomChatterbox",
+    "TTS_PYTHON": os.environ.get("CHATTERBOX", ".venv-chatterbox") + "/bin/python",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+ENGINES: dict[str, dict[str, str]] = {"real": {}, "scripted": SCRIPTED, "chatterbox": CHATTERBOX}
 ROWS = ("held", "speech", "gateway", "wire", "decided", "playback", "tts", "llm", "response")
 Samples = dict[str, list[float]]
 
@@ -84,8 +93,10 @@ def note(call: Call, seen: int, onset: float | None, cut: object, found: Samples
             found[f"{stage} had finished"].append(1)
         else:
             found[stage].append(at - times["cancelled"][0])
-        if stage == "tts" and "samples unheard" in detail:
-            found["unheard"].append(float(detail.split(" samples unheard")[0].rsplit(" ", 1)[-1]))
+        if stage == "tts":
+            for name, unit in (("unheard", "samples unheard"), ("steps", "steps after"), ("tokens", "tokens")):
+                if number := re.search(rf"(\d+) {unit}", detail):
+                    found[name].append(float(number[1]))
 
 
 async def one_call(
@@ -123,13 +134,6 @@ async def measure(
     return found
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of ``values`` lie, interpolated."""
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(values, n=1000, method="inclusive")[min(998, round(share * 1000) - 1)]
-
-
 def table(calls: int, engines: str, found: Samples) -> str:
     """The distributions as text."""
     lines = [f"{calls} call{'s' * (calls > 1)} at once, {engines} engines, {len(found['held'])} interruptions; ms"]
@@ -139,31 +143,29 @@ def table(calls: int, engines: str, found: Samples) -> str:
             cells = [percentile(values, share) for share in (0.5, 0.95, 0.99)] + [max(values)]
             indent = "  " if row in ("speech", "gateway", "wire") else ""
             lines.append(f"{indent + row:10}" + "".join(f"{cell:8.1f}" for cell in cells) + f"{len(values):6}")
-    apart = {name: len(v) for name, v in found.items() if name not in (*ROWS, "stale", "unheard")}
+    wasted = ("stale", "unheard", "steps", "tokens")
+    apart = {name: len(v) for name, v in found.items() if name not in (*ROWS, *wasted)}
     if apart:
         lines.append("counted apart: " + ", ".join(f"{name} {count}" for name, count in sorted(apart.items())))
     if unheard := found.get("unheard"):
         made = f"p50 {percentile(unheard, 0.5):.0f}, max {max(unheard):.0f}"
         lines.append(f"made by the voice and not heard: {made} samples")
+    for name, what in (
+        ("steps", "steps of the voice's model begun after the cancel"),
+        ("tokens", "its tokens in vain"),
+    ):
+        if values := found.get(name):
+            shares = ", ".join(f"p{share * 100:.0f} {percentile(values, share):.0f}" for share in (0.5, 0.95))
+            lines.append(f"{what}: {shares}, max {max(values):.0f}, n {len(values)}")
     lines.append(f"stale samples: {sum(found['stale']):.0f}")
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """What this was measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.bargein", description=__doc__.split("\n")[0])
     parser.add_argument("--calls", type=int, nargs="+", default=[1], metavar="N", help="calls at once (default 1)")
     parser.add_argument("--interruptions", type=int, default=30, metavar="N", help="in all, per row (default 30)")
-    parser.add_argument("--engines", choices=("auto", "real", "scripted"), default="auto")
+    parser.add_argument("--engines", choices=("auto", *ENGINES), default="auto")
     parser.add_argument("--question", type=Path, default=FOLDER / "story.wav", help="what the caller says")
     parser.add_argument("--over", type=Path, help="what is said over the replies (default: the question again)")
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
@@ -175,7 +177,7 @@ def main() -> int:
     failed = False
     for calls in options.calls:
         engines = options.engines if options.engines != "auto" else "real" if calls < 4 else "scripted"
-        settings = SCRIPTED if engines == "scripted" else {}
+        settings = ENGINES[engines]
         with tempfile.TemporaryDirectory() as folder, running_product(Path(folder), **settings) as product:
             found = asyncio.run(measure(product, calls, options.interruptions, options.question, options.over))
         if options.json:

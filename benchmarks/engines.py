@@ -71,6 +71,7 @@ class Tts:
     name = "bench"
     capacity = 200
     rate = 24_000
+    repeatable = True
     voices: tuple[str, ...] = ()
 
     async def load(self) -> None:

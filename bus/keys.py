@@ -55,6 +55,16 @@ def work_key(shard: int, stage: str) -> str:
     return f"{PREFIX}:{{s{shard}}}:{WORK[stage]}"
 
 
+def secret_key(digest: str) -> str:
+    """What an ephemeral API key with this digest may do; it expires with the key."""
+    return f"{PREFIX}:secret:{digest}"
+
+
+def handover_key(call: str) -> str:
+    """The number that a phone call is handed over to; ``call`` is the carrier's name for it."""
+    return f"{PREFIX}:handover:{call}"
+
+
 def worker_key(stage: str, worker: str) -> str:
     """The hash in which a worker describes itself; it expires when the worker stops renewing it."""
     return f"{PREFIX}:{{workers}}:{stage}:{worker}"

@@ -5,6 +5,9 @@ GET  /health                 alive
 GET  /ready                  200 when every stage has a live worker; who they are, as JSON
 WS   /v1/realtime            the OpenAI Realtime protocol
 GET  /metrics                for Prometheus
+POST /v1/realtime/client_secrets   an ephemeral key for a browser
+POST /twilio/voice           TwiML for a phone call
+WS   /twilio                 its audio
 POST /cancel/{session_id}    stop what the assistant is saying
 """
 
@@ -14,12 +17,11 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -36,7 +38,11 @@ from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import load, masked, start_logging
 from bus.streams import Bus, connector
-from gateway import metrics
+from gateway import metrics, phone
+from gateway.client_secrets import client_secrets
+from gateway.door import Door, Refused
+from gateway.keys import Caller
+from gateway.own_tools import wanted
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
@@ -49,6 +55,7 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 STAGES = ("stt", "llm", "tts")
+TRANSCRIPTION = "transcription"
 RETRY_AFTER = "2"
 LONGEST_GREETING = 1000
 """Characters of a greeting that a client may ask for."""
@@ -62,6 +69,7 @@ class Gateway:
         self.settings = settings
         self.detector = detector
         self.bus = bus
+        self.door = Door(settings, bus)
         self.name = f"gateway-{secrets.token_hex(4)}"
         self.sessions: dict[str, Session] = {}
         self.metrics = metrics.Metrics(lambda: len(self.sessions))
@@ -77,6 +85,31 @@ class Gateway:
             self._staff_at = now
         return self._staff
 
+    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES) -> Caller:
+        """Who calls, once a call that needs ``stages`` can be served. Raises Refused."""
+        try:
+            caller = await self.door.caller(socket)
+        except OUTAGE:
+            raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
+        await self.vacancy(stages)
+        return caller
+
+    async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
+        """Raise Refused unless one more call that needs ``stages`` can be served now."""
+        missing = [each for each in await self.missing() if each in (*stages, "redis")]
+        if missing:
+            message = f"not ready, no live worker for: {', '.join(missing)}"
+            raise Refused(503, "server_error", "unavailable", message)
+        if self.full():
+            raise Refused(503, "server_error", "unavailable", "every line is busy")
+
+    async def gone(self, session_id: str) -> None:
+        """A session has ended: it is forgotten, and written down if calls are recorded."""
+        self.sessions.pop(session_id, None)
+        log.info("%s: ended", session_id)
+        if self.settings.record_calls:
+            await enqueue_recording(self.settings, session_id)
+
     async def missing(self) -> list[str]:
         """What keeps a call from being served: stages without a live worker, or redis."""
         try:
@@ -84,6 +117,11 @@ class Gateway:
                 return [stage for stage, records in (await self.staff()).items() if not records]
         except OUTAGE:
             return ["redis"]
+
+    def full(self) -> bool:
+        """Whether no more sessions fit: MAX_SESSIONS, or as many as the recognisers there are can listen to."""
+        places = sum(record.capacity for record in self._staff.get("stt", ()))
+        return len(self.sessions) >= min(self.settings.max_sessions, places)
 
     def voices(self) -> frozenset[str]:
         """The voices that some TTS worker has."""
@@ -146,7 +184,13 @@ async def ready(request: Request) -> Response:
     if "redis" not in missing:
         for stage, records in (await gateway.staff()).items():
             stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
-    body = {"ready": not missing, "missing": missing, "sessions": len(gateway.sessions), "stages": stages}
+    body = {
+        "ready": not missing,
+        "missing": missing,
+        "sessions": len(gateway.sessions),
+        "stages": stages,
+        "key_required": gateway.door.keys.required,
+    }
     return JSONResponse(body, status_code=503 if missing else 200)
 
 
@@ -156,6 +200,12 @@ async def measured(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     gateway, session_id = _gateway(request), request.path_params["session_id"]
+    try:
+        await gateway.door.caller(request)
+    except Refused as refused:
+        return refused.response()
+    except OUTAGE:
+        return JSONResponse({"error": "redis does not answer"}, 503, headers={"Retry-After": RETRY_AFTER})
     if not is_session(session_id):
         error = f"{session_id[:60]!r} is not a session id; expected s<shard>-<hex>"
         return JSONResponse({"error": error}, status_code=400)
@@ -175,17 +225,21 @@ async def cancel(request: Request) -> Response:
 
 async def realtime(socket: WebSocket) -> None:
     gateway = _gateway(socket)
+    try:
+        transcribes = socket.query_params.get("intent") == TRANSCRIPTION
+        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
+        gateway.door.enter(caller)
+    except Refused as refused:
+        await socket.send_denial_response(refused.response())
+        return
+    try:
+        await _serve(socket, gateway, caller)
+    finally:
+        gateway.door.leave(caller)
+
+
+async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     settings = gateway.settings
-    if not _allowed(socket, settings):
-        await socket.send_denial_response(PlainTextResponse("this origin may not connect; see ALLOWED_ORIGINS\n", 403))
-        return
-    missing = await gateway.missing()
-    full = len(gateway.sessions) >= settings.max_sessions
-    if missing or full:
-        why = "every line is busy" if full else f"not ready, no live worker for: {', '.join(missing)}"
-        refusal = {"error": {"type": "server_error", "code": "unavailable", "message": why}}
-        await socket.send_denial_response(JSONResponse(refusal, 503, headers={"Retry-After": RETRY_AFTER}))
-        return
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
     if "realtime=v1" in socket.headers.get("openai-beta", ""):
@@ -194,31 +248,30 @@ async def realtime(socket: WebSocket) -> None:
         await socket.send_json({"type": "error", "event_id": "event_1", "error": error})
         await socket.close(4000, "beta_api_shape_disabled")
         return
-    model = socket.query_params.get("model", "bargein")
-    extensions = "bargein" in socket.query_params.get("extensions", "").split(",")
+    query = socket.query_params
+    model = query.get("model") or "bargein"
+    extensions = "bargein" in query.get("extensions", "").split(",")
     session_id = new_session(gateway.bus.shards)
     profile = settings.profile()
-    profile.greeting = socket.query_params.get("greeting", profile.greeting)[:LONGEST_GREETING]
-    profile.language = socket.query_params.get("language", profile.language)
-    config = RealtimeConfig(profile, model, gateway.voices())
-    log.info("%s: begins (%s)", session_id, "extended" if extensions else "stock client")
-    connection = RealtimeConnection(socket, session_id, config, extensions=extensions)
+    profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
+    profile.language = query.get("language", profile.language)
+    asked = query.get("own_tools")
+    names = profile.own_tools if asked is None else wanted(asked)
+    profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
+    kind = caller.session.get("type") or query.get("intent")
+    config = RealtimeConfig(profile, model, gateway.voices(), TRANSCRIPTION if kind == TRANSCRIPTION else "realtime")
+    if caller.session:
+        config.update(caller.session)
+    log.info("%s: begins (%s%s)", session_id, "extended" if extensions else config.kind, _by(caller))
+    connection = RealtimeConnection(socket, session_id, config, extensions=extensions, limits=settings.limits())
     try:
         await connection.run(gateway.make_session)
     finally:
-        gateway.sessions.pop(session_id, None)
-        log.info("%s: ended", session_id)
-        if settings.record_calls:
-            await enqueue_recording(settings, session_id)
+        await gateway.gone(session_id)
 
 
-def _allowed(socket: WebSocket, settings: GatewaySettings) -> bool:
-    """A browser names the page's origin: only our own page, and those that were allowed, may connect."""
-    origin = socket.headers.get("origin")
-    if origin is None or settings.allowed_origins == "*":
-        return True
-    allowed = {each.strip().rstrip("/") for each in settings.allowed_origins.split(",")}
-    return origin.rstrip("/") in allowed or urlsplit(origin).netloc == socket.headers.get("host")
+def _by(caller: Caller) -> str:
+    return f", key {caller.name}" if caller.name else ""
 
 
 def create_app(
@@ -245,8 +298,12 @@ def create_app(
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", measured),
+        Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
+        Route("/twilio/voice", phone.voice, methods=["POST"]),
+        Route("/twilio/after", phone.after, methods=["POST"]),
+        WebSocketRoute("/twilio", phone.media),
         Mount("/page", Fresh(directory=PAGE)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -267,7 +324,7 @@ def main() -> None:
         # Compressing audio saves 41 % of its bytes for 0.42 ms of CPU per 100 ms.
         ws_per_message_deflate=False,
         # Larger frames than a client may send, so that it is told what was wrong instead of being cut.
-        ws_max_size=32 << 20,
+        ws_max_size=2 * settings.max_message_bytes,
         timeout_graceful_shutdown=3,
         access_log=False,
         log_config=None,

@@ -10,17 +10,20 @@ from bus.events import Said, ToolCall
 from bus.history import HistoryWriter
 from gateway.names import call_item
 from gateway.outlet import Outlet
+from gateway.own_tools import OwnTools
 
 
 class Calls:
     """Belongs to one session."""
 
-    def __init__(self, session: str, history: HistoryWriter, outlet: Outlet) -> None:
+    def __init__(self, session: str, history: HistoryWriter, outlet: Outlet, own: OwnTools) -> None:
+        """``own`` carries out the gateway's own functions."""
         self.unseen = False
         """Whether a call's output came that no turn has been begun from."""
         self._session = session
         self._history = history
         self._outlet = outlet
+        self._own = own
         self._kept: list[ToolCall] = []
         self._known: set[str] = set()
         self._answered: set[str] = set()
@@ -56,12 +59,16 @@ class Calls:
             self._tell(call)
         self._kept.clear()
 
-    def drop(self) -> None:
-        """The turn that was kept back never was."""
+    def closed(self, turn: int, *, heard: bool) -> None:
+        """A turn has ended, ``heard`` to its end or not; one that was kept back never was."""
+        self._own.closed(turn, heard=heard)
         self._known.difference_update(call.call_id for call in self._kept)
         self._kept.clear()
 
     def _tell(self, call: ToolCall) -> None:
         item = call_item(self._session, call.turn, call.index)
         self._history.say(Said(item, "tool_call", call.arguments, call.turn, call_id=call.call_id, name=call.name))
+        if self._own.has(call.name):
+            self._own.do(call)
+            return
         self._outlet.called(call.turn, item, call.call_id, call.name, call.arguments)

@@ -70,7 +70,7 @@ class Call:
     with (ms, event) for every event received and for what happens at this end, whose types begin with ``client.``.
     ``speed``: how much faster than real time the call runs; above 1 only against a scripted server.
     All times are milliseconds since the call began. Raises ValueError for another kind of address, and Unreachable
-    on entering.
+    on entering. ``key``: an API key for a gateway that asks for one.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Call:
         listener: Tell | None = None,
         speed: float = 1.0,
         connect_timeout: float = 10.0,
+        key: str = "",
     ) -> None:
         if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
             raise ValueError(f"{url}: not a WebSocket address; expected ws://host:port/v1/realtime")
@@ -95,6 +96,7 @@ class Call:
         self._session = session
         self._listener = listener
         self._connect_timeout = connect_timeout
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._microphone = Microphone()
         self._returned = 0
         self._changed = asyncio.Event()
@@ -194,6 +196,11 @@ class Call:
         await self._until(found, timeout, f"no {kind} came")
         return found()[0]
 
+    async def wait_for_news(self, timeout: float = 30.0) -> None:
+        """Return when anything has come. Raises NoReply and HungUp."""
+        known = len(self.events)
+        await self._until(lambda: len(self.events) > known, timeout, "nothing came")
+
     async def send(self, event: Event) -> None:
         """Send any client event. Raises HungUp."""
         try:
@@ -207,6 +214,7 @@ class Call:
             local = host == "localhost" or (host.replace(".", "").isdigit() and ip_address(host).is_loopback)
             return await connect(
                 self.url,
+                additional_headers=self._headers,
                 compression=None,
                 max_size=2**24,
                 open_timeout=self._connect_timeout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import soundfile
 
-from gateway.client import DEFAULT_URL, Call, HungUp, NoReply, Unreachable
+from gateway.client import DEFAULT_URL, Call, CallError, HungUp, NoReply, Unreachable
 from gateway.client_audio import RATE, AudioError, Int16, load
 from gateway.client_ear import Event, Tell
 from gateway.client_timeline import Timeline, json_line
+from gateway.client_transcribe import FORMATS, Live, Transcript, address, form_of, transcribe
 
 OK, NO_REPLY, BAD_ARGUMENTS, NO_CALL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
     except AudioError as error:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS
+    if options.transcribe:
+        return _transcribe(options, plan, speed)
     timeline = Timeline(options.verbose)
 
     def show(at: float, event: Event) -> None:
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
             print(line, flush=True)
 
     try:
-        call = Call(options.url, listener=show, speed=speed)
+        call = Call(options.url, listener=show, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
     except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS
@@ -70,6 +74,39 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
     except OSError as error:
         print(f"{options.out}: {error.strerror or error}", file=sys.stderr)
         return BAD_ARGUMENTS
+
+
+def _transcribe(options: argparse.Namespace, plan: Plan, speed: float) -> int:
+    """Print the words as they come; without ``--out`` a format other than text is printed instead, at the end."""
+    transcript, form = Transcript(), form_of(options.out, options.format)
+    quiet = options.out is None and form != "txt"
+
+    def show(at: float, event: Event) -> None:
+        transcript.take(event)
+        if options.json:
+            print(json_line(at, event), flush=True)
+
+    listener = show if quiet or options.json else Live(transcript)
+    try:
+        call = Call(address(options.url), listener=listener, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
+        timeout = max(options.timeout, len(plan.question) / RATE + 30)
+        asyncio.run(transcribe(call, plan.question, transcript, timeout))
+        if options.out is not None:
+            options.out.write_text(transcript.written(form))
+        elif quiet and not options.json:
+            print(transcript.written(form), end="")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return BAD_ARGUMENTS
+    except OSError as error:
+        print(f"{options.out}: {error.strerror or error}", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except CallError as error:
+        print(error, file=sys.stderr)
+        return NO_REPLY if isinstance(error, NoReply) else NO_CALL
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return OK if transcript.lines() else NO_REPLY
 
 
 async def _make(call: Call, plan: Plan, out: Path | None, show: Tell) -> int:
@@ -139,7 +176,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="S", help="for all of it; default: %(default)s s"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="save what was heard as a WAV (24 kHz), silences kept")
+    parser.add_argument(
+        "--transcribe", action="store_true", help="only print what is understood of the file; there is no reply"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of a transcript; default: what --out is called, else txt (.srt, .vtt)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="save what was heard as a WAV (24 kHz), silences kept; a transcript as it is",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the server's steps as well")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON instead")
     return parser

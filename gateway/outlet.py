@@ -16,6 +16,8 @@ class Outlet(Protocol):
 
     drops: bool
     """Whether it drops its buffer at ``held`` and is sent that part again after ``resumed``."""
+    abilities: frozenset[str]
+    """Which of the gateway's own tools this end can do."""
     cancels_echo: bool
     """Whether what it plays does not come back in what it sends."""
 
@@ -53,6 +55,9 @@ class Outlet(Protocol):
     def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
         """The turn calls a function; ``arguments`` is JSON text, ``item`` the call's name in the conversation."""
 
+    def press(self, keys: str) -> None:
+        """Let the other end hear the phone's keys; only where ``abilities`` has ``send_dtmf``."""
+
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
         """The turn's text is complete: what it cost, and ``length`` when its limit ended it."""
 
@@ -70,6 +75,3 @@ class Outlet(Protocol):
 
     def step(self, turn: int, step: str, at_ms: float, detail: str = "") -> None:
         """One moment of a turn, for timelines: milliseconds since the session began."""
-
-    def ended(self, reason: str) -> None:
-        """The session is over, by nobody's wish at this client's end."""

@@ -59,6 +59,11 @@ class Output:
         """(attempt, sentence) being taken, and how many characters of it."""
         self._told: dict[int, int] = {}
         """Sentence -> how many of its characters are here."""
+        self._made: dict[int, tuple[int, int, int]] = {}
+        """Sentence -> (attempt, samples of it that came by it, at most by those before it)."""
+        self.repeated = 0
+        """Samples of the turn that are heard once more, at most: a voice that was taken over and does not speak a
+        sentence twice alike says it again from its beginning."""
         self._resampler: soxr.ResampleStream | None = None
         self._reported = 0
         self._reported_at = 0.0
@@ -81,6 +86,8 @@ class Output:
         self._texts[turn] = []
         self._saying, self._said = (0, 0), 0
         self._told.clear()
+        self._made.clear()
+        self.repeated = 0
         while len(self._texts) > REMEMBERED:
             self._texts.popitem(last=False)
 
@@ -88,7 +95,7 @@ class Output:
         """Take a chunk of the present turn; false when it was dropped: of another turn, or had already.
 
         A voice that was taken over by another worker repeats a sentence from its beginning; what is here already is
-        left out by position.
+        left out by position. What stands at another position is heard, and counted as ``repeated``.
         """
         if event.turn != self.playback.turn:
             return False
@@ -97,6 +104,7 @@ class Output:
         if missing > 0:
             log.warning("turn %d: %d samples of speech never came", event.turn, missing)
         samples = samples[max(0, -missing) :]
+        self._count(event, len(event.pcm) // 2, len(samples))
         if not len(samples) and not event.text:
             return False
         end = event.offset + len(event.pcm) // 2
@@ -108,6 +116,13 @@ class Output:
         self.playback.push(event.turn, self._resampled(samples, event.rate), text)
         self._wake.set()
         return True
+
+    def _count(self, event: SpeechAudio, came: int, kept: int) -> None:
+        attempt, made, before = self._made.get(event.sentence, (event.attempt, 0, 0))
+        if event.attempt != attempt:
+            made, before = 0, max(made, before)
+        self.repeated += min(kept, max(0, before - made))
+        self._made[event.sentence] = (event.attempt, made + came, before)
 
     def _fresh(self, event: SpeechAudio) -> str:
         """The part of a chunk's text that is not here yet: a voice that was taken over says a sentence's words again,

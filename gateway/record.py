@@ -84,3 +84,13 @@ class Recorder:
         """The session is over: what is not settled is written as it stands."""
         for turn in list(self._turns):
             self.settled(turn)
+
+
+def described(ack: Stopped) -> str:
+    """An acknowledgement in words: its outcome, how long it took, what was in vain."""
+    parts = [ack.outcome, ack.detail]
+    parts += [f"{ack.took:.1f} ms"] if ack.took else []
+    parts += [f"{ack.samples} samples unheard"] if ack.samples else []
+    parts += [f"{ack.tokens} tokens"] if ack.tokens else []
+    parts += [f"{ack.steps} steps after"] if ack.steps >= 0 else []
+    return ", ".join(filter(None, parts))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bus.events import Said
+from gateway.own_tools import specs
 from gateway.settings import Profile
 
 
@@ -24,12 +25,14 @@ class Request:
 
     def options(self, profile: Profile) -> str:
         """What a worker is told besides the instructions: JSON, empty when there is nothing to tell."""
-        tools = profile.tools if self.tools is None else self.tools
+        tools = json.loads((profile.tools if self.tools is None else self.tools) or "[]")
+        tools = [tool for tool in tools if tool.get("name") not in profile.own_tools]
+        tools += specs(profile.own_tools, profile.transfer_to)
         choice = profile.tool_choice if self.tool_choice is None else self.tool_choice
         most = profile.max_tokens if self.max_tokens is None else self.max_tokens
         told: dict[str, Any] = {}
         if tools:
-            told |= {"tools": json.loads(tools), "tool_choice": json.loads(choice or '"auto"')}
+            told |= {"tools": tools, "tool_choice": json.loads(choice or '"auto"')}
         if most:
             told["max_tokens"] = most
         if self.conversation is not None:

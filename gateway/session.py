@@ -42,6 +42,7 @@ from gateway.microphone import Microphone
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.output import Output
+from gateway.own_tools import OwnTools
 from gateway.request import Request
 from gateway.settings import Profile
 from gateway.speech import Probability
@@ -104,6 +105,7 @@ class Session:
             on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
             played=self._canceller.played if self._canceller else None,
         )
+        self.own_tools = OwnTools(self, outlet)
         self.stagehand = Stagehand(self, outlet, work)
         self._inbox: deque[inputs.Input] = deque()
         self._handling = False
@@ -130,13 +132,9 @@ class Session:
         await self.bus.configure(self.id, self.profile.shared())
         if self._listens:
             await self._work["stt"].offer(SessionOffer(self.id))
-        jobs = [
-            self._upkeep.run(lambda: self._last_speech),
-            self.output.run(),
-            self.stagehand.run(),
-            *(self._follow(name) for name in STREAMS),
-        ]
-        self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
+        jobs = (self._upkeep.run(lambda: self._last_speech), self.output.run(), self.stagehand.effects.run())
+        following = (self._follow(name) for name in STREAMS)
+        self._tasks = [asyncio.create_task(j, name=f"{self.id}-{n}") for n, j in enumerate((*jobs, *following))]
         if self.profile.greeting:
             self.feed(inputs.ResponseAsked(self.now, self.profile.greeting))
 
@@ -148,7 +146,7 @@ class Session:
         self.microphone.hang_up()
         try:
             async with asyncio.timeout(2):
-                await self.stagehand.idle()
+                await self.stagehand.effects.idle()
                 self.stagehand.recorder.flush()
                 await self.bus.outbox.drain()
                 await self.bus.commands.delete(session_key(self.id, "lease:gateway"))
@@ -179,13 +177,15 @@ class Session:
         """The client takes back the audio since the last utterance."""
         self.feed(self.microphone.clear(self.now))
 
-    def respond(self, tag: str = "", request: Request | None = None, *, interruptible: bool = True) -> None:
-        """The client asks for a turn; ``tag`` comes back with it.
+    def respond(
+        self, tag: str = "", request: Request | None = None, *, interruptible: bool = True, waits: bool = False
+    ) -> None:
+        """The client asks for a turn; ``tag`` comes back with it. ``waits``: after the turn that goes on.
 
         One that is to tell what came of a function call waits for a turn that is going on; others are refused then.
         """
         self.stagehand.requested(tag, request or Request())
-        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, self.stagehand.calls.unseen))
+        self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, waits or self.stagehand.calls.unseen))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
         """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
@@ -229,7 +229,7 @@ class Session:
         async def write() -> None:
             await self.bus.configure(self.id, profile.shared())
 
-        self.stagehand.later(write)
+        self.stagehand.effects.later(write)
 
     def reformat(self, rate: int) -> None:
         """From now on the client's audio comes at ``rate`` Hz, and it is sent audio at its outlet's rate."""

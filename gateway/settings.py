@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from bus.settings import BusSettings
+from bus.settings import BusSettings, is_loopback
 from gateway import echo
 from gateway.duplex import BACKCHANNELS, Duplex, spoken_words
 from gateway.end_of_turn import EndOfTurn, EndOfTurnKind, problem, shared
+from gateway.keys import read_keys
+from gateway.limits import Limits
+from gateway.own_tools import targets, wanted
 from gateway.playback import LEAD
 from gateway.speech import Endpointing
 
@@ -19,12 +23,36 @@ INSTRUCTIONS = (
     "markup or emoji. Ask when something is unclear."
 )
 
+SPEEDS = (0.25, 1.5)
+"""How slow and how fast a voice may be asked to speak, as the Realtime protocol has it."""
+
 
 class GatewaySettings(BusSettings):
     """The gateway's environment. A session may differ from what is said here where its protocol lets it."""
 
     gateway_host: str = "127.0.0.1"
     gateway_port: int = Field(default=8080, ge=1, le=65535)
+    api_keys: SecretStr = SecretStr("")
+    """Keys that clients must bring, comma-separated, each with or without a name: ``laptop:KEY``. Empty: no key needed,
+    which only a loopback address allows."""
+    api_keys_file: Path | None = None
+    """A file with more of them, one on a line."""
+    max_sessions_per_key: int = Field(default=0, ge=0, le=10_000)
+    """Sessions at a time with one key, in one gateway; 0: as many as there are."""
+    max_session_s: float = Field(default=3600, ge=0, le=7 * 86_400)
+    """Seconds that a session may last; 0: for ever."""
+    max_idle_s: float = Field(default=900, ge=0, le=7 * 86_400)
+    """Seconds without any message from a client after which its session is ended; 0: never."""
+    max_message_bytes: int = Field(default=16 << 20, ge=65_536, le=256 << 20)
+    """Bytes of one message at most."""
+    own_tools: str = ""
+    """Functions of the gateway's own that the model may call: comma-separated, of end_call, transfer, send_dtmf."""
+    transfer_to: str = ""
+    """Whom a call may be handed over to: NAME:+NUMBER, comma-separated."""
+    twilio_auth_token: SecretStr = SecretStr("")
+    """With it, only what Twilio has signed gets a phone call connected."""
+    public_url: str = ""
+    """Where callers from outside reach this gateway, such as https://voice.example.com; empty: as they say."""
     allowed_origins: str = ""
     """Comma-separated origins, besides the gateway's own, whose pages may connect; ``*`` for any."""
     enable_barge_in: bool = True
@@ -52,6 +80,8 @@ class GatewaySettings(BusSettings):
     """What the assistant says first; empty: the caller begins."""
     speech_language: str = "en-US"
     tts_voice: str = ""
+    tts_speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
+    """How fast sessions are spoken to that do not say it themselves."""
     output_lead_ms: int = Field(default=200, ge=40, le=1000)
     max_sessions: int = Field(default=100, ge=1, le=10_000)
     record_calls: bool = False
@@ -75,6 +105,37 @@ class GatewaySettings(BusSettings):
             raise ValueError(echo.MISSING)
         return wanted
 
+    @field_validator("transfer_to")
+    @classmethod
+    def _has_numbers(cls, listed: str) -> str:
+        targets(listed)
+        return listed
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+            raise ValueError("expected https://host[:port][/path]")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _is_closed_to_strangers(self) -> GatewaySettings:
+        if not self.keys() and not is_loopback(self.gateway_host):
+            raise ValueError(
+                f"GATEWAY_HOST={self.gateway_host}: whoever reaches this machine could call. "
+                "Set API_KEYS or API_KEYS_FILE, or GATEWAY_HOST=127.0.0.1"
+            )
+        return self
+
+    def keys(self) -> dict[str, str]:
+        """The API keys: name -> key. Raises ValueError, which names no key."""
+        return read_keys(self.api_keys.get_secret_value(), self.api_keys_file)
+
+    def limits(self) -> Limits:
+        """What every client has to keep to."""
+        return Limits(self.max_session_s, self.max_idle_s, self.max_message_bytes)
+
     def profile(self) -> Profile:
         """What a new session starts with."""
         return Profile(
@@ -82,6 +143,7 @@ class GatewaySettings(BusSettings):
             greeting=self.greeting,
             language=self.speech_language,
             voice=self.tts_voice,
+            speed=self.tts_speed,
             duplex=Duplex(
                 may_interrupt=self.enable_barge_in,
                 barge_in_min=self.barge_in_min_ms / 1000,
@@ -98,6 +160,8 @@ class GatewaySettings(BusSettings):
             end_of_turn=shared(self.end_of_turn, self.smart_turn_model),
             echo_cancellation=self.echo_cancellation,
             streaming_stt=self.streaming_stt,
+            own_tools=tuple(wanted(self.own_tools)),
+            transfer_to=targets(self.transfer_to),
             lead=self.output_lead_ms / 1000,
             record=self.record_calls,
             retention=self.retention_s,
@@ -112,6 +176,8 @@ class Profile:
     greeting: str = ""
     language: str = "en-US"
     voice: str = ""
+    speed: float = 1.0
+    """How many times as fast as the voice speaks by itself."""
     duplex: Duplex = field(default_factory=Duplex)
     endpointing: Endpointing = field(default_factory=Endpointing)
     end_of_turn: EndOfTurn | None = None
@@ -125,6 +191,10 @@ class Profile:
     """Functions that the model may call, as the Realtime protocol writes them: a JSON list, or empty."""
     tool_choice: str = ""
     """Which of them: JSON, as the Realtime protocol writes it; empty: as the model likes."""
+    own_tools: tuple[str, ...] = ()
+    """Functions that the gateway itself carries out, of ``gateway.own_tools``."""
+    transfer_to: dict[str, str] = field(default_factory=dict)
+    """Whom a call may be handed over to: name -> number."""
     max_tokens: int = 0
     """Tokens of a reply at most; 0: as the model likes."""
     streaming_stt: bool = True
@@ -143,6 +213,7 @@ class Profile:
             "instructions": self.instructions,
             "language": self.language,
             "voice": self.voice,
+            "speed": str(self.speed),
             "streaming_stt": "1" if self.streaming_stt else "0",
             "record": "1" if self.record else "0",
         }

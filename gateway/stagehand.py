@@ -7,25 +7,22 @@ offer is made from it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING
 
-from bus.backoff import Backoff
 from bus.cancel import raise_watermark
 from bus.events import MIC_RATE, ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Work
-from bus.outbox import OUTAGE
 from gateway import inputs
 from gateway.calls import Calls
 from gateway.cancellable import CancellableTurn
+from gateway.effects import Effects
 from gateway.names import turn_item, utterance_item
 from gateway.outlet import Outlet
-from gateway.record import Recorder
+from gateway.record import Recorder, described
 from gateway.request import Request
 from gateway.timers import Timers
 from gateway.turns import TurnState
@@ -38,8 +35,6 @@ log = logging.getLogger(__name__)
 SILENCE = "(silence)"
 """What the model is shown when the caller has not spoken for long."""
 
-Effect = Callable[[], Awaitable[None]]
-
 
 class Stagehand:
     """Does what the conductor says."""
@@ -47,14 +42,13 @@ class Stagehand:
     def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
         self.history = HistoryWriter(session.bus, session.id)
         self.recorder = Recorder(session.settled)
-        self.calls = Calls(session.id, self.history, outlet)
+        self.calls = Calls(session.id, self.history, outlet, session.own_tools)
         self._session = session
         self._outlet = outlet
         self._work = work
         self._turns: dict[int, CancellableTurn] = {}
         self._timers = Timers(session.at)
-        self._effects: asyncio.Queue[Effect] = asyncio.Queue()
-        self._busy = False
+        self.effects = Effects(session.id)
         self._requests: dict[str, Request] = {}
         self._starts: dict[int, tuple[int, int]] = {}
         """Utterance -> (its first sample with the pre-roll, its onset)."""
@@ -68,35 +62,6 @@ class Stagehand:
         self.text_only = False
         """Whether the newest turn has no audio."""
         session.output.first_frame = lambda frame: self.step("first_out")
-
-    # -- what needs Redis
-
-    async def run(self) -> None:
-        """Do the effects in order, each until it has succeeded, for ever."""
-        backoff = Backoff(0.05, 1.0)
-        while True:
-            self._busy = not self._effects.empty()
-            effect = await self._effects.get()
-            self._busy = True
-            while True:
-                try:
-                    await effect()
-                    backoff.reset()
-                    break
-                except OUTAGE:
-                    await asyncio.sleep(backoff.next())
-                except Exception:
-                    log.exception("%s: a step towards redis failed", self._session.id)
-                    break
-            self._effects.task_done()
-
-    def later(self, effect: Effect) -> None:
-        """Queue an effect."""
-        self._effects.put_nowait(effect)
-
-    async def idle(self) -> None:
-        """Return when every effect queued so far is done."""
-        await self._effects.join()
 
     def close(self) -> None:
         """Stop every timer."""
@@ -148,7 +113,7 @@ class Stagehand:
             else:
                 record.stopped(Stopped(turn, "tts", "never_started"))
 
-        self.later(offer)
+        self.effects.later(offer)
 
     def truncate(self, turn: int, position_ms: int) -> str | None:
         """The client says how much of a turn it played; the text of that, None when it is not known (any more)."""
@@ -241,13 +206,14 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.CancelTurn) -> None:
         output, turn = self._session.output, action.turn
-        self.calls.drop()
+        self.calls.closed(turn, heard=False)
         heard, heard_ms = self._heard(turn)
+        repeated = self._repeated(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
             self._tell(action.utterance)
         self._outlet.turn_closed(turn, "cancelled", action.reason, heard, heard_ms)
-        self.step("cancelled", f"{action.reason}, {heard_ms} ms heard", turn)
+        self.step("cancelled", f"{action.reason}, {heard_ms} ms heard{repeated}", turn)
         self.recorder.closed(turn, "cancelled", action.reason, heard_ms)
         self._remember(turn, heard, complete=False)
         record = self._turns[turn]
@@ -258,7 +224,7 @@ class Stagehand:
             await raise_watermark(self._session.bus, self._session.id, turn, action.reason)
             await record.withdraw(self._work)
 
-        self.later(cancel)
+        self.effects.later(cancel)
 
     @do.register
     def _(self, action: inputs.OpenTurn) -> None:
@@ -295,7 +261,7 @@ class Stagehand:
             )
             record.offered("llm", entry)
 
-        self.later(offer)
+        self.effects.later(offer)
 
     @do.register
     def _(self, action: inputs.ReleaseTurn) -> None:
@@ -310,13 +276,15 @@ class Stagehand:
     def _(self, action: inputs.CloseTurn) -> None:
         output, turn = self._session.output, action.turn
         heard, heard_ms = self._heard(turn)
+        repeated = self._repeated(turn)
         if output.playback.turn == turn:
             output.drop()
         self._turns.pop(turn, None)
         done = action.outcome == "done"
+        self.calls.closed(turn, heard=done)
         self._remember(turn, heard, complete=done)
         self._outlet.turn_closed(turn, "completed" if done else "failed", action.error, heard, heard_ms)
-        self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard", turn)
+        self.step("done" if done else "failed", action.error or f"{heard_ms} ms heard{repeated}", turn)
         self.recorder.closed(turn, "done" if done else "failed", action.error, heard_ms)
         self.recorder.settled(turn)
         if not done:
@@ -325,7 +293,7 @@ class Stagehand:
             async def stop() -> None:
                 await raise_watermark(self._session.bus, self._session.id, turn, "failed")
 
-            self.later(stop)
+            self.effects.later(stop)
 
     @do.register
     def _(self, action: inputs.Settle) -> None:
@@ -356,10 +324,7 @@ class Stagehand:
     # -- what they share
 
     def _on_stopped(self, turn: int, ack: Stopped) -> None:
-        wasted = [ack.detail] if ack.detail else [f"{ack.took:.1f} ms"] if ack.took else []
-        wasted += [f"{ack.samples} samples unheard"] if ack.samples else []
-        wasted += [f"{ack.tokens} tokens"] if ack.tokens else []
-        self.step(f"stopped:{ack.stage}", ", ".join([ack.outcome, *wasted]), turn)
+        self.step(f"stopped:{ack.stage}", described(ack), turn)
         self.recorder.stopped(turn, ack)
         if not self._turns[turn].missing:
             self._session.feed(inputs.AllStopped(self._session.now, turn))
@@ -376,6 +341,13 @@ class Stagehand:
         if told is not None and told < heard_ms:
             return output.text_until(turn, told) or "", told
         return text, heard_ms
+
+    def _repeated(self, turn: int) -> str:
+        """What of a turn was said twice, because its voice was taken over."""
+        output = self._session.output
+        if output.playback.turn != turn or not output.repeated:
+            return ""
+        return f", {output.repeated} samples of the voice repeated"
 
     def _remember(self, turn: int, text: str, *, complete: bool) -> None:
         if text:

@@ -7,7 +7,7 @@ from redis import Redis
 
 from bus.server import running
 
-MUST_RUN = ("real", "browser", "end_to_end")
+MUST_RUN = ("real", "browser", "end_to_end", "nemo")
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +33,11 @@ def redis_url(real_server):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With NO_SKIPS=1 a skipped test of MUST_RUN fails, unless it wants recordings, which are not in the project."""
+    """With NO_SKIPS=1 a skipped test of MUST_RUN fails, unless it wants a GPU, or recordings, which are elsewhere."""
     report = yield
     if report.skipped and os.environ.get("NO_SKIPS") == "1" and any(item.get_closest_marker(m) for m in MUST_RUN):
         reason = str(report.longrepr)
-        if "recording" not in reason and not hasattr(report, "wasxfail"):
+        if "recording" not in reason and "CUDA" not in reason and not hasattr(report, "wasxfail"):
             report.outcome = "failed"
             report.longrepr = f"skipped where nothing may be: {reason}"
     return report

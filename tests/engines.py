@@ -113,6 +113,7 @@ class ScriptedTts:
     name = "scripted"
     capacity = 8
     rate = 24_000
+    repeatable = True
     voices = ("tone",)
 
     def __init__(self, pace=0.0):
@@ -138,3 +139,12 @@ class ScriptedTts:
             whole = True
         finally:
             self.cut += not whole
+
+
+class MoodyTts(ScriptedTts):
+    """The same at the pace of real speech, as a voice that never says a sentence twice alike."""
+
+    repeatable = False
+
+    def __init__(self):
+        super().__init__(pace=0.05)

@@ -4,9 +4,18 @@ import importlib
 from typing import Any
 
 BUILT_IN = {
-    "stt": {"pocketsphinx": "workers.stt.engines.pocketsphinx:PocketSphinx", "http": "workers.stt.engines.http:Http"},
+    "stt": {
+        "pocketsphinx": "workers.stt.engines.pocketsphinx:PocketSphinx",
+        "http": "workers.stt.engines.http:Http",
+        "nemo": "workers.stt.engines.nemo:Nemo",
+    },
     "llm": {"demo": "workers.llm.engines.demo:Demo", "openai": "workers.llm.engines.openai:OpenAI"},
-    "tts": {"espeak": "workers.tts.engines.espeak:Espeak", "http": "workers.tts.engines.http:Http"},
+    "tts": {
+        "espeak": "workers.tts.engines.espeak:Espeak",
+        "http": "workers.tts.engines.http:Http",
+        "chatterbox": "workers.tts.engines.chatterbox:Chatterbox",
+        "pocket": "workers.tts.engines.pocket:Pocket",
+    },
 }
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import shutil
 import signal
 import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Sequence
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bus.backoff import Backoff
 from bus.child import dies_with_parent, ending
@@ -37,11 +39,29 @@ STEADY = 30.0
 """Seconds of life after which a worker's end counts as the first again."""
 
 
+def _python(path: str) -> str:
+    if shutil.which(path) is None:
+        raise ValueError("no such program; expected a Python, such as .venv-nemo/bin/python of make install-nemo")
+    return path
+
+
+Python = Annotated[str, AfterValidator(_python)]
+"""A Python to run a worker with: a path, or a name that is looked for in PATH."""
+
+
 class SupervisorSettings(BusSettings):
-    """How long a worker may take to end."""
+    """With what a worker runs, and how long it may take to end."""
 
     shutdown_s: float = Field(default=4.0, ge=0, le=600)
     """Seconds between SIGTERM and SIGKILL; honcho itself kills after 5."""
+    stt_python: Python = sys.executable
+    """Engines with large dependencies live in environments of their own; the supervisor's by default."""
+    llm_python: Python = sys.executable
+    tts_python: Python = sys.executable
+
+    def command(self, name: str) -> list[str]:
+        """The command line of the worker ``name``, one of MODULES."""
+        return [getattr(self, f"{name}_python", sys.executable), "-m", MODULES[name]]
 
 
 class Supervisor:
@@ -142,8 +162,7 @@ def main() -> int:
     name = parser.parse_args().name
     settings = load(SupervisorSettings)
     start_logging(settings.log_level)
-    command = [sys.executable, "-m", MODULES[name]]
-    asyncio.run(supervise(Supervisor(name, command, settings.shutdown_s)))
+    asyncio.run(supervise(Supervisor(name, settings.command(name), settings.shutdown_s)))
     return 0
 
 

@@ -8,6 +8,7 @@
 
 import { Connection } from "./connection.js";
 import { Dialogue } from "./dialogue.js";
+import { forgetKey, protocols } from "./key.js";
 import { Microphone, ask } from "./microphone.js";
 import { encode } from "./pcm.js";
 import { Player } from "./player.js";
@@ -82,7 +83,7 @@ export class Call extends EventTarget {
   }
 
   connect() {
-    this.connection = new Connection(address());
+    this.connection = new Connection(address(), protocols());
     this.connection.addEventListener("trying", () => this.enter("connecting"));
     this.connection.addEventListener("open", () => this.opened());
     this.connection.addEventListener("event", ({ detail }) => this.take(detail));
@@ -114,7 +115,8 @@ export class Call extends EventTarget {
     this.dialogue?.take(event);
   }
 
-  lost({ retryAt, reason }) {
+  lost({ retryAt, reason, established }) {
+    if (!established) forgetKey();
     this.retryAt = retryAt;
     this.reason = this.complaint || reason;
     this.complaint = "";

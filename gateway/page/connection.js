@@ -19,10 +19,14 @@ const BACKLOG_LIMIT = 340_000;
 const FINAL_CODES = new Set([1000, 1008]);
 
 export class Connection extends EventTarget {
-  /** @param {string} url a ws: or wss: address */
-  constructor(url) {
+  /**
+   * @param {string} url a ws: or wss: address
+   * @param {string[]} protocols subprotocols to offer
+   */
+  constructor(url, protocols = []) {
     super();
     this.url = url;
+    this.protocols = protocols;
     this.ready = false;
     this.wait = FIRST_WAIT_MS;
     this.socket = null;
@@ -37,7 +41,7 @@ export class Connection extends EventTarget {
   open() {
     clearTimeout(this.timer);
     this.dispatchEvent(new Event("trying"));
-    const socket = new WebSocket(this.url);
+    const socket = new WebSocket(this.url, this.protocols);
     this.socket = socket;
     this.ready = false;
     this.timer = setTimeout(() => this.drop(4002, "no answer"), CONNECT_LIMIT_MS);

@@ -3,6 +3,8 @@
  * at all while the page is hidden. Dispatches "change" when an answer differs from the one before.
  */
 
+import { needsKey } from "./key.js";
+
 const WHEN_READY_MS = 20000;
 const WHEN_NOT_MS = 3000;
 const LIMIT_MS = 5000;
@@ -35,7 +37,8 @@ export class Readiness extends EventTarget {
   async ask() {
     try {
       const answer = await fetch("/ready", { cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
-      const { ready, stages, missing } = await answer.json();
+      const { ready, stages, missing, key_required } = await answer.json();
+      needsKey(key_required);
       const engines = {};
       for (const stage of Object.keys(STAGES)) {
         const workers = stages?.[stage];

@@ -44,7 +44,7 @@ class Aside:
     def __init__(self, session_id: str, parent: RealtimeOutlet, make_session: MakeSession, profile: Profile) -> None:
         """``session_id`` is the child's; ``profile`` that of its parent."""
         self.outlet = AsideOutlet(session_id, parent)
-        alone = replace(profile, greeting="", record=False, echo_cancellation="off", by_hand=True)
+        alone = replace(profile, greeting="", record=False, echo_cancellation="off", by_hand=True, own_tools=())
         alone.duplex = replace(alone.duplex, respond=False, interrupt=False, eager=False, idle=0.0)
         self._session = make_session(self.outlet, alone, parent.rate, listens=False)
 

@@ -15,6 +15,8 @@ from openai.types import realtime as types
 from pydantic import ValidationError
 
 from gateway.codecs import CODECS, PCM, Codec
+from gateway.protocols.realtime_error import ProtocolError
+from gateway.protocols.realtime_voice import DEFAULT_VOICE, Voices, check_speed
 from gateway.settings import Profile
 from gateway.speech import Endpointing
 
@@ -54,29 +56,18 @@ SHAPES: dict[str, Any] = {
 }
 
 
-class ProtocolError(Exception):
-    """What a client sent cannot be done: ``code``, ``message`` and ``param`` as the protocol names them."""
-
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
-        self.event_id: str | None = None
-        """The client's event that was wrong, where it is known here."""
-
-
 class RealtimeConfig:
     """One connection's session object, and the profile that follows from it."""
 
     def __init__(self, profile: Profile, model: str, voices: frozenset[str], kind: str = "realtime") -> None:
         """``profile`` is what the gateway gives every session; ``voices`` are those some TTS worker has.
 
-        ``kind`` is ``realtime``, or ``transcription`` for a session without replies.
+        Without any the voices are not known here: every name is passed on to the engine. ``kind`` is ``realtime``, or
+        ``transcription`` for a session without replies.
         """
         self.kind = kind
         self._base = profile
-        self._voices = voices
+        self._voices = Voices(profile.voice, voices)
         turn_detection = copy.deepcopy(SERVER_VAD)
         turn_detection["silence_duration_ms"] = profile.endpointing.silence_ms
         heard = {
@@ -99,7 +90,11 @@ class RealtimeConfig:
                 "max_output_tokens": "inf",
                 "audio": {
                     "input": heard,
-                    "output": {"format": dict(FORMATS[PCM.name]), "voice": profile.voice or "default", "speed": 1.0},
+                    "output": {
+                        "format": dict(FORMATS[PCM.name]),
+                        "voice": profile.voice or DEFAULT_VOICE,
+                        "speed": profile.speed,
+                    },
                 },
             }
         self._session = copy.deepcopy(self._defaults)
@@ -166,12 +161,13 @@ class RealtimeConfig:
         if self.kind == "transcription":
             profile = replace(base, language=language, greeting="")
         else:
-            voice = session["audio"]["output"].get("voice")
+            spoken = session["audio"]["output"]
             most = session["max_output_tokens"]
             profile = replace(
                 base,
                 instructions=session["instructions"],
-                voice=voice if isinstance(voice, str) and voice in self._voices else base.voice,
+                voice=self._voices.name(spoken.get("voice")),
+                speed=spoken.get("speed") or base.speed,
                 text_only=session["output_modalities"] == ["text"],
                 language=language,
                 tools=json.dumps(session["tools"]) if session["tools"] else "",
@@ -210,6 +206,8 @@ class RealtimeConfig:
             check_modalities(merged["output_modalities"], "session.output_modalities")
             check_tools(merged["tools"], merged["tool_choice"], "session.")
             check_tokens(merged["max_output_tokens"], "session.max_output_tokens")
+            check_speed(merged["audio"]["output"].get("speed"))
+            self._voices.name(merged["audio"]["output"].get("voice"))
 
 
 def check_modalities(modalities: Any, where: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from openai.types import realtime as types
 from pydantic import ValidationError
 
-from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.realtime_error import ProtocolError
 
 EVENTS: dict[str, Any] = {
     "session.update": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bus.events import Said
-from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.realtime_error import ProtocolError
 
 ROOT = "root"
 """The ``previous_item_id`` that means: in front of everything."""
@@ -23,8 +23,8 @@ class Items:
     def last(self) -> str | None:
         return self._order[-1] if self._order else None
 
-    def add(self, item: dict[str, Any], after: str | None = None) -> str | None:
-        """Put an item behind ``after`` (None: at the end); the id that it now follows.
+    def add(self, item: dict[str, Any], after: str | None = None) -> None:
+        """Put an item behind ``after`` (None: at the end).
 
         Raises ProtocolError when its id is taken or ``after`` is not known.
         """
@@ -38,6 +38,10 @@ class Items:
         place = len(self._order) if after is None else 0 if after == ROOT else self._order.index(after) + 1
         self._order.insert(place, name)
         self.by_id[name] = item
+
+    def before(self, item_id: str) -> str | None:
+        """The item that one follows; None for the first."""
+        place = self._order.index(item_id)
         return self._order[place - 1] if place else None
 
     def remove(self, item_id: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
-from gateway.protocols.realtime_config import ProtocolError
+from gateway.protocols.append_only import AppendOnly
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_items import Items
 from gateway.protocols.realtime_response import Response
 
@@ -24,6 +25,8 @@ TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
 class RealtimeOutlet:
     """Implements ``gateway.outlet.Outlet``."""
+
+    abilities = frozenset(("end_call",))
 
     def __init__(self, session: str, send: Send, *, extensions: bool, cancels_echo: bool = True) -> None:
         """``send`` queues one event for the client; ``extensions``: see docs/realtime-extensions.md."""
@@ -46,6 +49,9 @@ class RealtimeOutlet:
         self._lengths: dict[int, int] = {}
         """Turn -> milliseconds of its audio that were sent."""
         self._numbers = itertools.count(1)
+        self.streams_text = False
+        """Whether words are told as they become certain, before the utterance has ended."""
+        self._words: dict[int, AppendOnly] = {}
 
     @property
     def rate(self) -> int:
@@ -65,10 +71,10 @@ class RealtimeOutlet:
 
     def add_item(self, item: dict[str, Any], *, done: bool = True, after: str | None = None) -> None:
         """An item joins the conversation, behind ``after`` or at its end. Raises ProtocolError."""
-        previous = self.items.add(item, after)
-        self.emit("conversation.item.added", previous_item_id=previous, item=item)
+        self.items.add(item, after)
+        self._tell_item("added", item)
         if done:
-            self.emit("conversation.item.done", previous_item_id=previous, item=item)
+            self._tell_item("done", item)
 
     def response_id(self, turn: int) -> str:
         """The response's name on the wire."""
@@ -109,24 +115,31 @@ class RealtimeOutlet:
     def buffer_committed(self, item: str) -> None:
         """The audio of an utterance became a user message, whose text is still to come."""
         self.emit("input_audio_buffer.committed", previous_item_id=self.items.last, item_id=item)
-        content: list[dict[str, Any]] = [{"type": "input_audio"}]
+        # The JavaScript SDK takes no item without a transcript, not even one that is still to come.
+        content: list[dict[str, Any]] = [{"type": "input_audio", "transcript": None}]
         message = {"id": item, "object": "realtime.item", "type": "message", "role": "user", "status": "completed"}
         self.add_item({**message, "content": content})
 
     def partial(self, utterance: int, text: str) -> None:
+        if self.streams_text:
+            self._tell_words(utterance, self._words.setdefault(utterance, AppendOnly()).partial(text))
         if self._extensions:
             self.emit("bargein.transcript.partial", item_id=utterance_item(self.session, utterance), text=text)
 
     def committed(self, utterance: int, text: str, start_ms: int, end_ms: int) -> None:
-        item = utterance_item(self.session, utterance)
+        item, words = utterance_item(self.session, utterance), self._words.pop(utterance, AppendOnly())
         if item not in self.items.by_id:
             return  # cleared, or removed by the client
         self.items.by_id[item]["content"][0]["transcript"] = text
         where = {"item_id": item, "content_index": 0}
-        if text:
-            self.emit(f"{TRANSCRIPTION}.delta", **where, delta=text)
+        self._tell_words(utterance, words.final(text))
         usage = {"type": "duration", "seconds": round(max(0, end_ms - start_ms) / 1000, 3)}
         self.emit(f"{TRANSCRIPTION}.completed", **where, transcript=text, usage=usage)
+
+    def _tell_words(self, utterance: int, words: str) -> None:
+        if words:
+            where = {"item_id": utterance_item(self.session, utterance), "content_index": 0}
+            self.emit(f"{TRANSCRIPTION}.delta", **where, delta=words)
 
     def not_transcribed(self, utterance: int, error: str) -> None:
         reason = {"type": "server_error", "code": "transcription_failed", "message": error}
@@ -183,6 +196,8 @@ class RealtimeOutlet:
         self.emit("response.function_call_arguments.done", **where, name=name, arguments=arguments)
         self._item_done(response, index, {**item, "status": "completed", "arguments": arguments})
 
+    def press(self, keys: str) -> None: ...
+
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
         response = self._responses.get(turn)
         if response is not None:
@@ -222,8 +237,10 @@ class RealtimeOutlet:
         if self._extensions:
             self.emit("bargein.step", turn=turn, step=step, at_ms=round(at_ms, 1), detail=detail)
 
-    def ended(self, reason: str) -> None:
-        self.error("session_expired", f"The session has ended: {reason}.")
+    def _tell_item(self, what: str, item: dict[str, Any]) -> None:
+        # A null is told: it says that the item is the first, and to leave it out would say nothing.
+        event = {"type": f"conversation.item.{what}", "event_id": f"event_{next(self._numbers)}"}
+        self._send({**event, "previous_item_id": self.items.before(item["id"]), "item": item})
 
     # -- a response
 
@@ -263,7 +280,7 @@ class RealtimeOutlet:
         self.emit("response.output_item.done", response_id=response.id, output_index=index, item=item)
         if response.conversation is not None and item["id"] in self.items.by_id:
             self.items.by_id[item["id"]] = item
-            self.emit("conversation.item.done", item=item)
+            self._tell_item("done", item)
 
 
 def _plain(session: str) -> str:

@@ -13,12 +13,12 @@ from bus.events import Said
 from bus.history import read
 from gateway.protocols.realtime_aside import Aside, MakeSession
 from gateway.protocols.realtime_config import (
-    ProtocolError,
     RealtimeConfig,
     check_modalities,
     check_tokens,
     check_tools,
 )  # fmt: skip
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_events import event_id
 from gateway.protocols.realtime_items import said, whole
 from gateway.protocols.realtime_outlet import RealtimeOutlet
@@ -30,6 +30,8 @@ MAX_APPEND_MS = 43_000
 SLICE_MS = 200
 """What is heard before other calls get their turn."""
 MIN_COMMIT_MS = 100
+REPLIES = frozenset(("response.create", "response.cancel", "conversation.item.create", "conversation.item.truncate"))
+"""What a transcription session has nothing for."""
 MOST_ASIDES = 4
 """Out-of-band responses at a time."""
 
@@ -62,6 +64,8 @@ class Requests:
     async def handle(self, event: dict[str, Any]) -> None:
         """Do what an event asks for. Raises ProtocolError."""
         kind, session, outlet = event["type"], self._session, self._outlet
+        if self._config.kind == "transcription" and kind in REPLIES:
+            raise ProtocolError("invalid_value", f"{kind}: a transcription session has no replies", "type")
         if kind == "input_audio_buffer.append":
             await self._append(event["audio"])
         elif kind == "input_audio_buffer.commit":

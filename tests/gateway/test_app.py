@@ -9,7 +9,7 @@ import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
 from bus.keys import session_key
-from tests.engines import ScriptedLlm
+from tests.engines import ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import client
 from tests.stack import running_stack
 
@@ -50,6 +50,24 @@ async def test_the_door_is_closed_while_a_stage_is_missing():
                 pass
         assert refused.value.response.status_code == 503
         assert "tts" in json.loads(refused.value.response.body)["error"]["message"]
+
+
+async def test_no_more_calls_than_the_recognisers_can_listen_to():
+    """A call beyond the STT workers' capacity is refused at the door; when one ends, the next is let in."""
+    stt = ScriptedStt()
+    stt.capacity = 1
+    async with running_stack(stt=stt) as stack:
+        async with client(stack.ws):
+            with pytest.raises(InvalidStatus) as refused:
+                async with client(stack.ws):
+                    pass
+            assert refused.value.response.status_code == 503
+            assert "busy" in json.loads(refused.value.response.body)["error"]["message"]
+        async with asyncio.timeout(5):
+            while stack.sessions:
+                await asyncio.sleep(0.005)
+        async with client(stack.ws) as call:
+            assert await call.get("session.created")
 
 
 async def test_ready_names_the_workers(stack):

@@ -63,7 +63,8 @@ async def test_a_question_from_a_terminal(wavs, capsys):
 
 async def test_a_barge_in_from_a_terminal(wavs, capsys):
     """With --barge-in two responses are awaited; the timeline says how long it took from onset to silence."""
-    async with StandIn(Scripted(ramp(6.0)), Scripted(ramp(0.3), "Good.")) as server:
+    # Long enough that a machine that stands still for seconds of this quick clock does not hear it out.
+    async with StandIn(Scripted(ramp(55.0)), Scripted(ramp(0.3), "Good.")) as server:
         code = await terminal(
             wavs / "question.wav", "--barge-in", wavs / "stop.wav", "--barge-in-after", "0.6",
             "--url", server.extended_url,
@@ -72,7 +73,7 @@ async def test_a_barge_in_from_a_terminal(wavs, capsys):
     assert (code, errors) == (0, "")
     silence = re.search(r"response 1 silent after (\d+) ms of it; onset to silence (\d+) ms", printed)
     assert silence is not None
-    assert 600 <= int(silence[1]) < 6000
+    assert 600 <= int(silence[1]) < 55_000
     assert "response 1 cancelled (turn_detected)" in printed
     assert "response 2 completed" in printed
 

@@ -76,8 +76,26 @@ def test_a_voice_that_was_taken_over_is_heard_once(output):
     output.finish(1)
     heard = listen(output, 1)
     assert heard.text == "one two three four"
+    assert output.repeated == 100
     assert len(heard.pcm) == (100 + 4 * CHUNK) * 2
     assert np.array_equal(np.frombuffer(heard.pcm, "<i2"), np.arange(100 + 4 * CHUNK))
+
+
+def test_what_is_said_twice_is_counted(output):
+    """A voice that does not say a sentence twice alike says it again behind what is there: all of it is heard, its
+    words are told once, and no more than what was there counts as repeated."""
+    for index, word in enumerate(["one ", "two "]):
+        output.take(chunk(index, text=word))
+    assert output.repeated == 0
+    for index, word in enumerate(["one ", "two ", "three"]):
+        output.take(chunk(index, attempt=2, offset=(2 + index) * CHUNK, text=word))
+    output.take(chunk(0, attempt=2, sentence=1, offset=5 * CHUNK, text=" Four."))
+    output.finish(1)
+    heard = listen(output, 1)
+    assert heard.text == "one two three Four." and len(heard.pcm) == 6 * CHUNK * 2
+    assert output.repeated == 2 * CHUNK
+    output.begin(2)
+    assert output.repeated == 0
 
 
 def test_the_next_sentence_of_the_same_text_is_not_a_repetition(output):

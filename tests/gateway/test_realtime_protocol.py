@@ -6,7 +6,8 @@ import pytest
 import pytest_asyncio
 
 from bus.history import read
-from gateway.protocols.realtime_config import ProtocolError, RealtimeConfig
+from gateway.protocols.realtime_config import RealtimeConfig
+from gateway.protocols.realtime_error import ProtocolError
 from gateway.settings import GatewaySettings
 from tests.engines import ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import RATE, client, voice

@@ -49,6 +49,7 @@ class Client:
 
     rate = RATE
     cancels_echo = True
+    abilities: frozenset[str] = frozenset()
 
     def __init__(self, world: World, name: str, *, drops: bool, text_only: bool, replies: Replies) -> None:
         self.drops = drops
@@ -114,6 +115,9 @@ class Client:
         heard.reply, _ = self._replies.find(heard.told.split()[0])
         if not heard.reply.text.startswith(heard.told):
             self._fail(f"turn {turn}: the text is not that of its reply: {heard.told[-60:]!r}")
+
+    def press(self, keys: str) -> None:
+        self._fail("keys were pressed")
 
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None:
         if self._open != turn:

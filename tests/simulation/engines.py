@@ -38,6 +38,7 @@ class Scripted:
     capacity = 64
     voices = ()
     rate = RATE
+    repeatable = True
     name = "scripted"
     writer = ""
     generating: set[tuple[str, str, int]]

@@ -174,6 +174,42 @@ def test_an_unknown_name_is_refused():
     assert "choose from" in done.stderr
 
 
+def run_stage(name, folder, **settings):
+    """Run the real supervisor of a stage in ``folder`` until it ends by itself or its worker has spoken."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.supervisor", name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("named", ["STT", "TTS"])
+@pytest.mark.parametrize("stage", ["stt", "tts"])
+async def test_a_stage_may_have_a_python_of_its_own(tmp_path, stage, named):
+    """STT_PYTHON runs the STT worker and TTS_PYTHON the TTS worker; each only its own."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho own python: $*; exec sleep 60\n")
+    python.chmod(0o755)
+    other = {"STT_ENGINE": "nothing", "TTS_ENGINE": "nothing"}  # ends at once with a message that names it
+    with run_stage(stage, tmp_path, **other, **{f"{named}_PYTHON": "./python"}) as process:
+        line = await asyncio.to_thread(process.stdout.readline)
+        process.kill()
+    if stage.upper() == named:
+        assert line == f"own python: -m workers.{stage}.worker\n"
+    else:
+        assert line.startswith(f"{stage.upper()}_ENGINE=nothing: not known")
+
+
+async def test_a_python_that_is_not_there_is_named(tmp_path):
+    with run_stage("stt", tmp_path, STT_PYTHON=".venv-none/bin/python") as process:
+        output = await asyncio.to_thread(process.stdout.read)
+    assert process.returncode == 2
+    assert output.startswith("STT_PYTHON=.venv-none/bin/python: no such program; expected a Python")
+
+
 @pytest.fixture
 def honcho(tmp_path):
     """honcho with a Procfile of supervised stand-ins; its output is collected as it comes."""

@@ -1,11 +1,38 @@
 """What a speech recogniser must offer: the interface of every STT engine."""
 
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word."""
+
+    text: str
+    start: int
+    """Samples at 16 kHz since the utterance's first."""
+    end: int
+    confidence: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What an engine knows of an utterance beyond its text."""
+
+    words: tuple[Word, ...] = ()
+    confidence: float = 0.0
+    """0 to 1, 0 where it is not known."""
+    language: str = ""
+    """A BCP-47 tag, where the model itself names the language it heard."""
+
+
 class Recognizer(Protocol):
-    """The recogniser of one session. It is fed in order and never concurrently."""
+    """The recogniser of one session. It is fed in order and never concurrently.
+
+    One that can say more than the text has ``details() -> Details`` as well, about the text it gave last.
+    """
 
     def begin(self) -> Awaitable[None]:
         """An utterance starts: forget the words of the one before (an encoder's acoustic context may stay)."""
@@ -21,7 +48,11 @@ class Recognizer(Protocol):
 
 
 class SttEngine(Protocol):
-    """One model, serving many sessions. Constructed once per process; loads in ``load``."""
+    """One model, serving many sessions. Constructed once per process; loads in ``load``.
+
+    One whose understanding rests on what came before an utterance has ``context``, in samples: where a session is
+    taken over, so much of its earlier audio is fed before ``begin``.
+    """
 
     name: str
     capacity: int

@@ -8,6 +8,7 @@ only what is new.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ from bus.reader import Subscription
 from workers.engines import EngineError
 from workers.process import main
 from workers.runtime import Worker, Writer
-from workers.stt.engine import Recognizer
+from workers.stt.engine import Details, Recognizer
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,11 @@ STALE_AFTER = 30_000
 class Ear:
     """The audio of one session and its utterance: what is to be fed next. Offsets in samples at 16 kHz."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: int = 0) -> None:
+        """``context``: samples before an utterance that are kept for a recogniser that has heard nothing yet."""
+        self.context = context
+        self.earlier = b""
+        """That audio, of the utterance that goes on."""
         self.utterance = 0
         self.revision = 0
         self.start = 0
@@ -66,7 +71,7 @@ class Ear:
         if self.open:
             self.unfed += audio.pcm
         self._before.append((audio.offset, audio.pcm))
-        while self._before and self._before[0][0] < self.end - KEPT:
+        while self._before and self._before[0][0] < self.end - KEPT - self.context:
             self._before.popleft()
 
     def begin(self, started: UtteranceStarted) -> None:
@@ -74,14 +79,22 @@ class Ear:
         self.utterance, self.revision, self.start = started.utterance, 0, started.offset
         self.open, self.paused = True, False
         self.unfed.clear()
+        earlier = bytearray()
         for offset, pcm in self._before:
-            skip = max(0, started.offset - offset) * 2
-            self.unfed += pcm[skip:]
+            at = max(0, started.offset - offset) * 2
+            earlier += pcm[:at]
+            self.unfed += pcm[at:]
+        self.earlier = bytes(earlier[-2 * self.context :]) if self.context else b""
 
     def cut(self, offset: int) -> None:
         """What arrived from sample ``offset`` on is not this utterance's."""
         if self.end > offset:
             del self.unfed[-(self.end - offset) * 2 :]
+
+    def recall(self) -> bytes:
+        """What the recogniser is to hear before the utterance: something the first time, then nothing more."""
+        earlier, self.earlier, self.context = self.earlier, b"", 0
+        return earlier
 
     def take(self) -> bytes:
         """What is to be fed now."""
@@ -106,6 +119,7 @@ class SttWorker(Worker):
             await self.engine.open(config.get("language", "en-US")),
             streaming=config.get("streaming_stt", "1") != "0",
             finished=finished,
+            context=getattr(self.engine, "context", 0) if lease.fence > 1 else 0,
         )
         try:
             await hearing.follow(mic, lambda: self._abandoned(session))
@@ -134,13 +148,19 @@ class _Session:
     """The recognition of one session."""
 
     def __init__(
-        self, writer: Writer, recognizer: Recognizer, *, streaming: bool, finished: set[tuple[int, int]]
+        self,
+        writer: Writer,
+        recognizer: Recognizer,
+        *,
+        streaming: bool,
+        finished: set[tuple[int, int]],
+        context: int,
     ) -> None:
         self.recognizer = recognizer
         self._writer = writer
         self._streaming = streaming
         self._finished = finished
-        self._ear = Ear()
+        self._ear = Ear(context)
         self._text = ""
 
     async def follow(self, mic: Subscription, abandoned: Callable[[], Awaitable[bool]]) -> None:
@@ -192,7 +212,7 @@ class _Session:
         if not self._ear.open or self._ear.paused or not self._ear.unfed:
             return
         pcm = self._ear.take()
-        text = await self._attempt(self.recognizer.feed(pcm))
+        text = await self._attempt(self._hear(pcm))
         if text and text != self._text:
             self._text = text
             ear = self._ear
@@ -203,16 +223,27 @@ class _Session:
         if (ear.utterance, ear.revision) in self._finished:
             return  # its audio is fed with what follows, should the utterance go on
         pcm = ear.take()
-        error = ""
+        error, details = "", Details()
         try:
             if pcm:
-                await self.recognizer.feed(pcm)
+                await self._hear(pcm)
             self._text = await self.recognizer.flush()
+            details = getattr(self.recognizer, "details", Details)()
         except EngineError as failure:
             error = str(failure)
             log.error("recognition failed: %s", error)
-        final = Final(ear.utterance, ear.revision, self._text, ear.start, ear.end, error)
+        final = Final(
+            ear.utterance, ear.revision, self._text, ear.start, ear.end, error,
+            words_as_json(details, ear.start), details.confidence, details.language,
+        )  # fmt: skip
         self._writer.write("transcript", final)
+
+    async def _hear(self, pcm: bytes) -> str:
+        """Feed audio of the utterance; after a takeover, what the one before had heard comes first."""
+        if earlier := self._ear.recall():
+            await self.recognizer.feed(earlier)
+            await self.recognizer.begin()
+        return await self.recognizer.feed(pcm)
 
     async def _attempt(self, step: Awaitable[str | None]) -> str:
         try:
@@ -220,6 +251,15 @@ class _Session:
         except EngineError as error:
             log.error("recognition failed: %s", error)
             return ""
+
+
+def words_as_json(details: Details, start: int) -> str:
+    """What ``Final.words`` holds of an utterance that begins at sample ``start``; "" where no words are known."""
+    words = [
+        {"word": w.text, "start": start + w.start, "end": start + w.end, "confidence": round(w.confidence, 3)}
+        for w in details.words
+    ]
+    return json.dumps(words, ensure_ascii=False, separators=(",", ":")) if words else ""
 
 
 if __name__ == "__main__":

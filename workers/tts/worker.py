@@ -7,27 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from bus.cancel import CancelToken
 from bus.events import Played, ReplyEnd, Sentence, SpeakOffer, SpeechAudio, SpeechEnd, Stopped
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.settings import BusSettings, load
+from bus.streams import Bus
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import Worker, Writer, until_cancelled
+from workers.runtime import Life, Worker, Writer, until_cancelled
+from workers.tts.engine import Waste
+from workers.tts.tempo import at_speed
 
 log = logging.getLogger(__name__)
 
-CREDIT = 3.0
-"""Seconds of audio that may be written beyond what has been played."""
+
+class SpeechSettings(BusSettings):
+    """How far a voice runs ahead."""
+
+    tts_credit_s: float = Field(default=3.0, ge=0.2, le=60)
+    """Seconds of audio that may be written beyond what has been played: so much of it a barge-in wastes at most."""
 
 
 class TtsWorker(Worker):
     """Speaks turns. Its engine is a ``TtsEngine``."""
 
     stage: ClassVar[str] = "tts"
+
+    def __init__(self, bus: Bus, engine: Any, life: Life | None = None, *, credit: float | None = None) -> None:
+        """``credit`` in seconds is taken from the environment when it is None."""
+        super().__init__(bus, engine, life)
+        self.credit = load(SpeechSettings).tts_credit_s if credit is None else credit
 
     async def serve(self, lease: Lease, token: CancelToken) -> None:
         """Speak a turn; a cancelled one stops within the model and is acknowledged with what was made in vain."""
@@ -40,13 +57,39 @@ class TtsWorker(Worker):
         finally:
             speech.close()
         if took is not None:
-            ack = Stopped(lease.turn, self.stage, "stopped", took=took, samples=speech.unheard, last=speech.chunks - 1)
+            waste = self.engine.wasted(token) if hasattr(self.engine, "wasted") else Waste()
+            ack = Stopped(
+                lease.turn, self.stage, "stopped", took, samples=speech.unheard + waste.samples, tokens=waste.tokens,
+                last=speech.chunks - 1, detail=waste.detail, steps=waste.steps,
+            )  # fmt: skip
             self.acknowledge(lease, ack)
 
     async def give_up(self, lease: Lease, error: str) -> None:
         """Tell the session that the turn has no more sound."""
         end = SpeechEnd(lease.turn, lease.fence, "failed", 0, 0, error)
         await self.bus.post_guarded(lease.session, "speech", end, stage=self.stage, turn=lease.turn, fence=lease.fence)
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How a session is spoken to."""
+
+    voice: str
+    language: str
+    speed: float
+
+    @classmethod
+    def of(cls, config: Mapping[str, str]) -> _Manner:
+        """From a session's config."""
+        return cls(config.get("voice", ""), config.get("language", "en-US"), float(config.get("speed") or 1.0))
+
+    def speak(self, engine: Any, text: str, token: CancelToken) -> Any:
+        """An iterator of a sentence's chunks: by the engine's own speed if it has one, else stretched here."""
+        if self.speed == 1.0:
+            return engine.speak(text, self.voice, self.language, token)
+        if getattr(engine, "own_speed", False):
+            return engine.speak(text, self.voice, self.language, token, speed=self.speed)
+        return at_speed(engine.speak(text, self.voice, self.language, token), engine.rate, self.speed)
 
 
 class _Speech:
@@ -88,13 +131,13 @@ class _Speech:
         if lease.fence > 1 and await self._take_up():
             return
         config = await bus.config(lease.session)
-        voice, language = config.get("voice", ""), config.get("language", "en-US")
+        manner = _Manner.of(config)
         async for entry in self._replies:
             event = entry.event
             if getattr(event, "turn", 0) != lease.turn:
                 continue
             if isinstance(event, Sentence) and event.index == self._sentence:
-                await self._say(event, voice, language)
+                await self._say(event, manner)
                 self._sentence += 1
             elif isinstance(event, ReplyEnd):
                 self._end("failed" if self._error and not self.samples else "done")
@@ -103,9 +146,11 @@ class _Speech:
     async def _take_up(self) -> bool:
         """Find where the worker before this one had got to; whether nothing is left to do.
 
-        A sentence is spoken again from its beginning unless the next one had begun: the gateway leaves out what it
-        has already.
+        A sentence is spoken again from its beginning unless the next one had begun. The gateway leaves out what it has
+        already by position; where the engine does not speak a sentence twice alike, that might leave out words that
+        were never heard, so that all of it is heard again, and counted.
         """
+        end = 0
         entries = await self._worker.bus.replay(session_key(self._lease.session, "speech"))
         for entry in entries:
             event = entry.event
@@ -114,15 +159,23 @@ class _Speech:
             if isinstance(event, SpeechAudio) and event.turn == self._lease.turn and event.sentence >= self._sentence:
                 if event.sentence > self._sentence or self.chunks == 0:
                     self._sentence, self.samples = event.sentence, event.offset
-                self.chunks = event.index + 1
+                self.chunks, end = event.index + 1, event.offset + len(event.pcm) // 2
+        if self.chunks:
+            lease, again = self._lease, getattr(self._worker.engine, "repeatable", False)
+            how = "left out by position" if again else "heard again"
+            log.warning(
+                "turn %d of %s: sentence %d is spoken again; %d samples of it were there and are %s",
+                lease.turn, lease.session, self._sentence, end - self.samples, how,
+            )  # fmt: skip
+            self.samples = self.samples if again else end
         return False
 
-    async def _say(self, sentence: Sentence, voice: str, language: str) -> None:
+    async def _say(self, sentence: Sentence, manner: _Manner) -> None:
         engine, lease = self._worker.engine, self._lease
         # A space between sentences belongs to the one that follows: all texts joined are the turn's text.
         prefix = " " if sentence.index else ""
         try:
-            async with aclosing(engine.speak(sentence.text, voice, language, self._token)) as chunks:
+            async with aclosing(manner.speak(engine, sentence.text, self._token)) as chunks:
                 async for chunk in chunks:
                     await self._credit(len(chunk.pcm) // 2)
                     self._token.check()
@@ -143,9 +196,9 @@ class _Speech:
             log.error("turn %d of %s: a sentence cannot be spoken: %s", lease.turn, lease.session, error)
 
     async def _credit(self, samples: int) -> None:
-        """Wait while ``samples`` more would make more than CREDIT seconds of audio beyond what has been played."""
-        rate = self._worker.engine.rate
-        while (self.samples + samples) * 1000 // rate - self._played_ms > CREDIT * 1000:
+        """Wait while ``samples`` more would make more audio beyond what has been played than the worker's credit."""
+        rate, credit = self._worker.engine.rate, self._worker.credit * 1000
+        while (self.samples + samples) * 1000 // rate - self._played_ms > credit:
             self._moved.clear()
             await self._moved.wait()
 

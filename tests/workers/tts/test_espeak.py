@@ -125,6 +125,24 @@ async def test_a_word_is_complete_where_its_sound_ends(engine):
     assert ends["three."] == pytest.approx(seconds(engine, chunks) - PAUSE_MS / 1000, abs=0.06)
 
 
+async def test_markdown_and_emoji_are_told_and_not_said(engine):
+    """The text is the sentence as it was written; its sound is that of its words, each complete in its place."""
+    chunks = await spoken(engine, "It **opened** in 1883 🎉, twice.")
+    assert "".join(chunk.text for chunk in chunks) == "It **opened** in 1883 🎉, twice."
+    plain = await spoken(engine, "It opened in 1883, twice.")
+    assert seconds(engine, chunks) == pytest.approx(seconds(engine, plain), abs=0.05)
+    assert "**opened**" in [chunk.text.strip() for chunk in chunks]
+
+
+async def test_a_sentence_may_be_spoken_faster(engine):
+    """Its own speed, within what espeak can do."""
+    text, lengths = "A rather long sentence, spoken at two speeds.", []
+    for speed in (0.5, 1.0, 1.5, 9.0):
+        chunks = [chunk async for chunk in engine.speak(text, "", "en-US", token(), speed=speed)]
+        lengths.append(seconds(engine, chunks))
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > 1.5 * lengths[2]
+
+
 async def test_a_script_without_spaces_is_aligned_by_character(engine):
     texts = [c.text for c in await spoken(engine, "你好，世界。", language="zh-CN") if c.text]
     assert "".join(texts) == "你好，世界。"

@@ -99,7 +99,7 @@ async def test_audio_leaves_while_the_server_still_speaks(monkeypatch):
             await server.requests[0].gone.wait()
 
 
-@pytest.mark.parametrize("kind", ["", "application/octet-stream", "audio/pcm; rate=24000", "audio/wav"])
+@pytest.mark.parametrize("kind", ["", "audio/pcm_s16le", "audio/pcm; rate=24000", "audio/wav"])
 @pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\0\0\0\0", None])
 async def test_a_wav_is_taken_by_its_header_whatever_its_content_type_and_size(monkeypatch, kind, size):
     """Streamed WAVs do not know their length; of one that does, what stands behind the samples is no sound."""

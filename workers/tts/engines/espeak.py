@@ -28,7 +28,10 @@ from bus.cancel import CancelToken
 from bus.settings import BusSettings, problems
 from workers.engines import EngineError
 from workers.tts.engine import Chunk
+from workers.tts.normalise import Spoken, normalise
 
+SLOWEST, QUICKEST = 80, 450
+"""Words a minute."""
 CHUNK_MS = 60
 """How long a chunk may be, and eSpeak's own buffer, which cannot be shorter."""
 PAUSE_MS = 200
@@ -88,7 +91,7 @@ class Settings(BaseSettings):
 
     model_config = BusSettings.model_config
 
-    tts_rate_wpm: int = Field(default=175, ge=80, le=450)
+    tts_rate_wpm: int = Field(default=175, ge=SLOWEST, le=QUICKEST)
     tts_capacity: int = Field(default=64, ge=1, le=10_000)
 
 
@@ -198,6 +201,8 @@ class Espeak:
 
     name = "espeak"
     rate = 22_050
+    repeatable = True
+    own_speed = True
 
     def __init__(self) -> None:
         """Read the settings. Raises EngineError when one is wrong."""
@@ -249,13 +254,16 @@ class Espeak:
             )
         return f"{found}{plus}{variant}"
 
-    async def speak(self, text: str, voice: str, language: str, cancel: CancelToken) -> AsyncIterator[Chunk]:
+    async def speak(
+        self, text: str, voice: str, language: str, cancel: CancelToken, *, speed: float = 1.0
+    ) -> AsyncIterator[Chunk]:
         """Synthesise one sentence. Raises EngineError, and Cancelled as soon as the turn is cancelled."""
         cancel.check()
         name = self.find_voice(voice, language)
         assert self._library is not None
-        synthesis = _Synthesis(self._library, text, cancel)
-        work = _thread.submit(synthesis.run, name, self._words_a_minute)
+        synthesis = _Synthesis(self._library, normalise(text, language, numbers=False), text, cancel)
+        rate = max(SLOWEST, min(round(self._words_a_minute * speed), QUICKEST))
+        work = _thread.submit(synthesis.run, name, rate)
         try:
             while (chunk := await synthesis.chunks.get()) is not None:
                 cancel.check()
@@ -271,13 +279,15 @@ class Espeak:
 class _Synthesis:
     """One sentence on its way from the thread to the loop that made it."""
 
-    def __init__(self, library: Library, text: str, cancel: CancelToken) -> None:
+    def __init__(self, library: Library, said: Spoken, text: str, cancel: CancelToken) -> None:
+        """``said`` is what is spoken, ``text`` the sentence as it was written."""
         self.chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
         """What is ready to be heard; None is the end. A whole sentence fits, so that the thread never waits."""
         self.error: EngineError | None = None
         self.wanted = True
         self._loop = asyncio.get_running_loop()
         self._library = library
+        self._said = said
         self._text = text
         self._cancel = cancel
         self._size = 2 * (library.rate * CHUNK_MS // 1000)
@@ -295,7 +305,7 @@ class _Synthesis:
         """Synthesise. In the engine's thread."""
         try:
             if self._is_wanted():
-                self._library.synthesise(self._text, voice, rate, self._take)
+                self._library.synthesise(self._said.text, voice, rate, self._take)
                 self._finish()
         except EngineError as error:
             self.error = error
@@ -312,7 +322,8 @@ class _Synthesis:
         if not self._is_wanted():
             return False
         self._spoken = self._spoken or bool(words)
-        self._marks += [(sample, word_start(self._text, at)) for sample, at in words]
+        said = self._said
+        self._marks += [(sample, said.written(word_start(said.text, at))) for sample, at in words]
         self._audio += pcm
         while len(self._audio) >= self._size:
             self._chunk(self._size)

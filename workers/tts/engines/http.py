@@ -1,9 +1,10 @@
 """Any server with OpenAI's ``POST /v1/audio/speech``: one request a sentence, its answer passed on as it comes.
 
-Asked for ``pcm``: 16-bit mono little-endian without a header, at TTS_HTTP_RATE unless the content type names a rate. A
+Asked for ``pcm``: 16-bit mono little-endian without a header, at TTS_HTTP_RATE unless a header names its rate. A
 WAV of 16-bit mono is taken too, recognised by its header; its rate is converted to TTS_HTTP_RATE. Anything else is
 refused. The interface knows no language: the voice implies it. A cancel closes the connection, which is how such a
-server is told to stop, and what it still sends is never read.
+server is told to stop, and what it still sends is never read; with TTS_CANCEL_URL it is told in words as well. Whether
+its model has stopped is not known: the acknowledgement says what was done.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import httpx2
 from pydantic import Field, SecretStr
@@ -22,9 +24,11 @@ from pydantic import Field, SecretStr
 from bus.cancel import CancelToken
 from bus.settings import BusSettings, load
 from workers.engines import EngineError
-from workers.tts.engine import Chunk
+from workers.tts.engine import Chunk, Waste
+from workers.tts.engines.http_cancel import SESSION, CancelEndpoint
 from workers.tts.engines.http_sound import HttpSound, Refused
-from workers.tts.engines.http_words import HttpWords
+from workers.tts.normalise import normalise
+from workers.tts.words import SpokenWords
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,8 @@ class HttpSettings(BusSettings):
     """A file whose first word is the key; used when TTS_API_KEY is empty."""
     tts_http_rate: int = Field(default=24_000, ge=8000, le=48_000)
     """Samples per second of ``pcm`` answers, and of every chunk."""
+    tts_cancel_url: str = Field(default="", repr=False)
+    """Where the server takes cancels, ``{session}`` in it being the call's id; see ``http_cancel``."""
     tts_first_audio_s: float = Field(default=10.0, gt=0, le=600)
     """From the request to the first audio, a second attempt included."""
     tts_stall_s: float = Field(default=5.0, gt=0, le=600)
@@ -65,6 +71,7 @@ class Http:
 
     name = "http"
     voices: tuple[str, ...] = ()
+    own_speed = True
 
     def __init__(self) -> None:
         self.settings = load(HttpSettings)
@@ -72,6 +79,8 @@ class Http:
         self.capacity = self.settings.tts_capacity
         self._client: httpx2.AsyncClient | None = None
         self._key = ""
+        self._endpoint: CancelEndpoint | None = None
+        self._waste: WeakKeyDictionary[CancelToken, Waste] = WeakKeyDictionary()
 
     async def load(self) -> None:
         """Make the client. A server that is down now is asked again at the next sentence. Raises EngineError."""
@@ -82,19 +91,54 @@ class Http:
             timeout=httpx2.Timeout(None, connect=CONNECT_S),
             limits=httpx2.Limits(max_connections=None),
         )
+        if self.settings.tts_cancel_url:
+            self._endpoint = CancelEndpoint(self.settings.tts_cancel_url, self._client)
         log.info("sentences are spoken by %s at %s", self.settings.tts_model, address)
 
-    async def speak(self, text: str, voice: str, language: str, cancel: CancelToken) -> AsyncIterator[Chunk]:
+    def wasted(self, cancel: CancelToken) -> Waste:
+        """What was done about a cancelled turn's request, and answered to that."""
+        return self._waste.get(cancel, Waste())
+
+    async def speak(
+        self, text: str, voice: str, language: str, cancel: CancelToken, *, speed: float = 1.0
+    ) -> AsyncIterator[Chunk]:
         """Speak one sentence; see ``workers.tts.engine``. One retry where no chunk of it has left."""
         cancel.check()
-        if not any(character.isalnum() for character in text):
+        said = normalise(text, language, numbers=False)
+        if not said.has_words:
             yield Chunk(b"", text, exact=False)  # such servers answer nothing, or an error
             return
+        asked: dict[str, Any] = {
+            "model": self.settings.tts_model,
+            "input": said.text,
+            "voice": voice or self.settings.tts_voice or "alloy",
+            "response_format": "pcm",
+        }
+        if speed != 1.0:
+            asked["speed"] = speed
+        whole = False
+        try:
+            async with aclosing(self._attempts(text, asked, cancel)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            whole = True
+        finally:
+            if cancel.cancelled and not whole:
+                await self._tell(cancel)
+
+    async def _tell(self, cancel: CancelToken) -> None:
+        detail = "connection closed, the server may be busy until its sentence ends"
+        if self._endpoint is not None:
+            detail = f"connection closed, {await self._endpoint.tell(cancel)}"
+        self._waste[cancel] = Waste(detail=detail)
+
+    async def _attempts(self, text: str, asked: dict[str, Any], cancel: CancelToken) -> AsyncGenerator[Chunk, None]:
+        """Ask for ``asked``, and once more where nothing of it has left; ``text`` is what the chunks tell."""
         due = asyncio.get_running_loop().time() + self.settings.tts_first_audio_s
         for attempt in (1, 2):
             said = False
             try:
-                async with aclosing(self._attempt(text, voice, cancel, due)) as chunks:
+                async with aclosing(self._attempt(text, asked, cancel, due)) as chunks:
                     async for chunk in chunks:
                         cancel.check()
                         said = True
@@ -107,26 +151,23 @@ class Http:
                 log.warning("no audio came; asked once more: %s", error)
             await _until(asyncio.sleep(RETRY_S), due, cancel)
 
-    async def _attempt(self, text: str, voice: str, cancel: CancelToken, due: float) -> AsyncGenerator[Chunk, None]:
+    async def _attempt(
+        self, text: str, asked: dict[str, Any], cancel: CancelToken, due: float
+    ) -> AsyncGenerator[Chunk, None]:
         """One request. ``due`` is the loop's time by which the first audio must have come."""
         if self._client is None:
             raise Refused("TTS_ENGINE=http was not loaded")
         settings, loop = self.settings, asyncio.get_running_loop()
-        asked = {
-            "model": settings.tts_model,
-            "input": text,
-            "voice": voice or settings.tts_voice or "alloy",
-            "response_format": "pcm",
-        }
-        size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), HttpWords(text)
+        headers = {SESSION: cancel.session} if self._endpoint is not None else {}
+        size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), SpokenWords(text)
         waiting, limit = "any audio", settings.tts_first_audio_s
         try:
             async with AsyncExitStack() as stack:
-                opening = stack.enter_async_context(self._client.stream("POST", PATH, json=asked))
+                opening = stack.enter_async_context(self._client.stream("POST", PATH, json=asked, headers=headers))
                 answer = await _until(opening, due, cancel)
                 pieces = await stack.enter_async_context(aclosing(answer.aiter_bytes()))
                 if answer.status_code != 200:
-                    raise await self._refusal(answer, pieces, text, due, cancel)
+                    raise await self._refusal(answer, pieces, asked["input"], due, cancel)
                 sound = HttpSound(answer.headers, self.rate)
                 piece: bytes | None = b""
                 while piece is not None:

@@ -14,7 +14,10 @@ from workers.engines import EngineError
 
 log = logging.getLogger(__name__)
 
-HEADERLESS = ("", "audio/pcm", "audio/raw", "audio/x-raw", "application/octet-stream", "binary/octet-stream")
+HEADERLESS = (
+    "", "audio/pcm", "audio/x-pcm", "audio/pcm_s16le", "audio/raw", "audio/x-raw", "application/octet-stream",
+    "binary/octet-stream",
+)  # fmt: skip
 WAV = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave")
 COMPRESSED = (b"OggS", b"fLaC", b"ID3")
 """How answers begin that are no samples, whatever their content type says."""
@@ -43,7 +46,7 @@ class HttpSound:
         self.seconds: float | None = None
         """How long the whole sound is; None while that is not known."""
         self._rate = rate
-        named = str(kind.get_param("rate", ""))
+        named = str(kind.get_param("rate", "") or headers.get("x-sample-rate", ""))
         self._of = int(named) if named.isdecimal() else rate
         length = "" if "content-encoding" in headers else headers.get("content-length", "")
         self._length = int(length) if length.isdecimal() else None

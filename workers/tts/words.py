@@ -1,4 +1,4 @@
-"""Which words have been spoken, where a voice server does not say: an estimate that is rather late than early."""
+"""Which words have been spoken, where an engine does not say: an estimate that is rather late than early."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import accumulate
 SLOWEST = 8.0
 """Characters a second of the slowest speech. At 175 words a minute it is about 15, at 100 it is 9."""
 LAG = 0.3
-"""Seconds of silence that an answer may begin with."""
+"""Seconds of silence that a sound may begin with."""
 QUICK = 0.8
 """How much any character still to come counts, where how long the sound is is known."""
 
 
-class HttpWords:
+class SpokenWords:
     """Which words of a text have surely been spoken by some moment; never ahead of the sound, so rather late.
 
     What was spoken is taken to be slow: a capital, which may be spelled, counts as 3 characters, punctuation for its
@@ -36,8 +36,9 @@ class HttpWords:
         return told
 
     def rest(self) -> str:
-        """The text that was not told."""
-        return self._text[self._told :]
+        """The text that was not told; it counts as told."""
+        told, self._told = self._text[self._told :], len(self._text)
+        return told
 
     def _due(self, end: int, seconds: float | None) -> float:
         if seconds is None:

@@ -1,0 +1,90 @@
+"""Who is let in: by key, by the origin of the page, and how many at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+
+from bus.streams import Bus
+from gateway.keys import ApiKeys, Caller, issued
+from gateway.settings import GatewaySettings
+
+SUBPROTOCOL_KEY = "openai-insecure-api-key."
+"""How a browser, which can set no header on a WebSocket, hands over its key."""
+
+
+class Refused(Exception):
+    """Somebody is not let in: the HTTP status, and the error as the Realtime protocol names it."""
+
+    def __init__(self, status: int, kind: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = {"type": kind, "code": code, "message": message}
+
+    def response(self) -> JSONResponse:
+        """The answer to the request; some are worth trying again."""
+        headers = {"Retry-After": "2"} if self.status in (429, 503) else {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse({"error": self.error}, self.status, headers)
+
+
+class Door:
+    """Belongs to one gateway."""
+
+    def __init__(self, settings: GatewaySettings, bus: Bus) -> None:
+        self.keys = ApiKeys(settings.keys())
+        self._settings = settings
+        self._bus = bus
+        self._inside: Counter[str] = Counter()
+
+    async def caller(self, connection: HTTPConnection) -> Caller:
+        """Who calls. Raises Refused, and what a lost server raises."""
+        if not allowed(connection, self._settings.allowed_origins):
+            message = "this origin may not connect; see ALLOWED_ORIGINS"
+            raise Refused(403, "invalid_request_error", "origin_not_allowed", message)
+        key = given_key(connection)
+        if name := self.keys.name_of(key):
+            return Caller(name)
+        if (ephemeral := await issued(self._bus, key)) is not None:
+            return ephemeral
+        if not self.keys.required:
+            return Caller()
+        problem = "Incorrect API key provided." if key else "No API key provided: expected Authorization: Bearer KEY."
+        raise Refused(401, "invalid_request_error", "invalid_api_key", problem)
+
+    def enter(self, caller: Caller) -> None:
+        """One more session of a caller's; ``leave`` ends it. Raises Refused when there are too many."""
+        most = self._settings.max_sessions_per_key
+        if self.keys.required and most and self._inside[caller.name] >= most:
+            message = f"Rate limit reached: {most} sessions at a time with this key."
+            raise Refused(429, "rate_limit_error", "rate_limit_exceeded", message)
+        self._inside[caller.name] += 1
+
+    def leave(self, caller: Caller) -> None:
+        """A session of a caller's has ended."""
+        self._inside[caller.name] -= 1
+        self._inside += Counter()  # forgets who has none
+
+
+def given_key(connection: HTTPConnection) -> str:
+    """The key that came with a request; empty for none."""
+    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    for offered in connection.scope.get("subprotocols", ()):
+        if offered.startswith(SUBPROTOCOL_KEY):
+            return str(offered.removeprefix(SUBPROTOCOL_KEY))
+    return ""
+
+
+def allowed(connection: HTTPConnection, origins: str) -> bool:
+    """A browser names the page's origin: only our own page, and those that were allowed, may connect."""
+    origin = connection.headers.get("origin")
+    if origin is None or origins == "*":
+        return True
+    known = {each.strip().rstrip("/") for each in origins.split(",")}
+    return origin.rstrip("/") in known or urlsplit(origin).netloc == connection.headers.get("host")

@@ -1,0 +1,155 @@
+"""A phone call through Twilio's Media Streams: its messages become a session's calls.
+
+Nothing can be answered to a message that is wrong: it is left out, with a log line, and the call goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from bus.events import Said
+from gateway.codecs import PCMU
+from gateway.limits import Limits
+from gateway.own_tools import wanted
+from gateway.protocols.connection import Connection
+from gateway.protocols.realtime_aside import MakeSession
+from gateway.protocols.twilio_outlet import TwilioOutlet
+from gateway.session import Session
+from gateway.settings import Profile
+
+log = logging.getLogger(__name__)
+
+START_LIMIT = 10.0
+"""Seconds that Twilio has to say which call it is."""
+KEYS_PAUSE = 1.5
+"""Seconds after a key of the phone within which another belongs to the same number; ``#`` ends it at once."""
+MOST_KEYS = 64
+LONGEST_VALUE = 2000
+"""Characters of a custom parameter."""
+OURS = ("greeting", "language", "instructions", "voice")
+"""Custom parameters that set the session up; the model is told the others."""
+
+Admit = Callable[[dict[str, str]], Awaitable[bool]]
+"""Whether a call with these custom parameters may come in; it takes what is secret out of them."""
+
+HandedOver = Callable[[str, str], Awaitable[None]]
+"""Called with Twilio's name for the call and the number that it is handed over to, before the line is given back."""
+
+
+class TwilioConnection(Connection):
+    """One phone call."""
+
+    def __init__(self, socket: WebSocket, session_id: str, profile: Profile, limits: Limits) -> None:
+        super().__init__(socket, session_id, limits)
+        self._profile = profile
+        self._outlet: TwilioOutlet
+        self._session: Session
+        self._call: str
+        self._handed_over: HandedOver
+        self._keys = ""
+        self._numbers = 0
+        self._pause: asyncio.TimerHandle | None = None
+
+    async def run(self, make_session: MakeSession, admit: Admit, handed_over: HandedOver) -> None:
+        """Serve the call to its end; ``handed_over`` is told of one that the model hands over."""
+        try:
+            async with asyncio.timeout(START_LIMIT):
+                start = await self._start()
+        except (TimeoutError, WebSocketDisconnect):
+            await self.close(1008, "no start message")
+            return
+        given = start.get("customParameters")
+        pairs = given.items() if isinstance(given, dict) else ()
+        parameters = {str(name)[:100]: str(value)[:LONGEST_VALUE] for name, value in pairs}
+        if not await admit(parameters):
+            log.warning("%s: a call without a valid ticket was refused", self.session_id)
+            await self.close(1008, "not admitted")
+            return
+        profile = self._set_up(parameters)
+        self._outlet = TwilioOutlet(self.session_id, str(start["streamSid"]), self.queue)
+        self._session = make_session(self._outlet, profile, PCMU.rate)
+        self._outlet.heard_of, self._outlet.cut_at = self._session.played, self._session.truncate
+        if parameters:
+            told = ", ".join(f"{name}: {value}" for name, value in parameters.items())
+            self._session.say(Said(f"item_{self.session_id}_call", "system", f"About this call: {told}"))
+        self._call, self._handed_over = str(start.get("callSid", ""))[:64], handed_over
+        await self.serve(self._session)
+
+    async def take(self, raw: str | bytes) -> None:
+        try:
+            message = json.loads(raw)
+            kind = message["event"]
+            if kind == "media":
+                if message["media"].get("track", "inbound") == "inbound":
+                    self._session.audio(PCMU.decode(base64.b64decode(message["media"]["payload"], validate=True)))
+            elif kind == "mark":
+                self._outlet.marked(str(message["mark"]["name"]))
+            elif kind == "dtmf":
+                self._pressed(str(message["dtmf"]["digit"]))
+            elif kind == "stop":
+                await self.close(1000, "the call is over")
+                self._session.ended.set()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+            log.warning("%s: a message was left out: %s", self.session_id, type(error).__name__)
+        except Exception:
+            log.exception("%s: a message could not be handled", self.session_id)
+
+    async def ending(self) -> None:
+        if self._session.own_tools.goodbye:
+            await self._handed_over(self._call, self._session.own_tools.goodbye)
+
+    async def closing(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+
+    async def _start(self) -> dict[str, Any]:
+        """The start message. Raises WebSocketDisconnect."""
+        while True:
+            message = await self.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect()
+            try:
+                event = json.loads(message.get("text") or message.get("bytes") or b"")
+                if event["event"] == "start":
+                    return {"streamSid": event["streamSid"], **event["start"]}
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+
+    def _set_up(self, parameters: dict[str, str]) -> Profile:
+        """The session's profile; what sets it up is taken out of the parameters."""
+        profile = self._profile
+        for name in OURS:
+            value = parameters.pop(name, None)
+            if value is not None:
+                setattr(profile, name, value)
+        if (asked := parameters.pop("own_tools", None)) is not None:
+            profile.own_tools = tuple(wanted(asked))
+        return profile
+
+    def _pressed(self, key: str) -> None:
+        """A key of the phone: whatever is being said stops, and the number is handed in when it is complete."""
+        if len(key) != 1 or key not in "0123456789*#ABCD":
+            raise ValueError("not a key")
+        self._session.cancel("client_cancelled")
+        self._keys = (self._keys + key)[-MOST_KEYS:]
+        if self._pause is not None:
+            self._pause.cancel()
+        if key == "#":
+            self._hand_in()
+        else:
+            self._pause = asyncio.get_running_loop().call_later(KEYS_PAUSE, self._hand_in)
+
+    def _hand_in(self) -> None:
+        self._pause = None
+        self._numbers += 1
+        keys, self._keys = self._keys, ""
+        self._session.say(Said(f"item_{self.session_id}_k{self._numbers}", "user", f"(pressed on the phone: {keys})"))
+        self._session.respond(waits=True)

@@ -1,0 +1,277 @@
+"""A streaming NeMo model and the caches of every session that uses it. One thread owns it.
+
+A step takes the next chunk of any sessions, first ones, middle ones and last ones alike, through one call of NeMo's
+``conformer_stream_step``: every window has the same shape, with the frames before the first chunk set to zero and what
+the encoder makes of them dropped, as NeMo's ``pad_and_drop_preencoded`` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecRNNTModel
+from nemo.utils import logging as nemo_logging
+
+from workers.engines import EngineError
+from workers.stt.engines.nemo_decoder import Ctc, Transducer
+from workers.stt.engines.nemo_features import Features
+from workers.stt.engines.nemo_stream import Grid, Stream
+from workers.stt.engines.nemo_words import START, Heard, Vocabulary
+
+log = logging.getLogger(__name__)
+
+RATE = 16_000
+KNOWN = "nvidia/nemotron-speech-streaming-en-0.6b"
+"""A model that streams: what errors recommend."""
+SILENCE = 40 * RATE // 100
+"""Samples of silence a flush puts behind the audio, so that the last word is written (0.4 s; see docs/stt.md)."""
+
+
+@dataclass(eq=False, slots=True)
+class Hearing:
+    """One session's place in the model: its audio, its words, and the row of its caches."""
+
+    stream: Stream
+    row: int
+    heard: Heard = field(default_factory=Heard)
+    cold: bool = True
+    """Whether what is in the row is another's, or of another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A session's part in a step: its next chunk, or what it has and silence, tried out."""
+
+    hearing: Hearing
+    flush: bool = False
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the window has."""
+        return self.hearing.stream.chunks_to_end(SILENCE) if self.flush else 1
+
+
+class Model:
+    """Loaded with ``load``. All methods belong to one thread."""
+
+    def __init__(self, asr: Any, decoder: Transducer | Ctc, dtype: torch.dtype, *, continuous: bool) -> None:
+        """``asr`` is checked and set to its context already; ``continuous`` as in ``load``."""
+        config = asr.cfg.preprocessor
+        streaming = asr.encoder.streaming_cfg
+        self.grid = Grid(
+            hop=int(config.window_stride * RATE),
+            reach=int(config.window_size * RATE) // 2,
+            chunk=_last(streaming.chunk_size),
+            lookback=_last(streaming.pre_encode_cache_size),
+        )
+        self._frame = asr.encoder.subsampling_factor
+        self.context = asr.encoder.att_context_size[0] * self._frame * self.grid.hop if continuous else 0
+        """Samples before an utterance that the encoder looks back on."""
+        pieces = list(asr.joint.vocabulary if isinstance(asr, EncDecRNNTModel) else asr.decoder.vocabulary)
+        self.vocabulary = Vocabulary(
+            [piece.replace(" ", START) for piece in pieces],
+            asr.decoding.decode_tokens_to_str_with_strip_punctuation,
+            self._frame * self.grid.hop,
+        )
+        self.asr = asr
+        self._decoder = decoder
+        self._dtype = dtype
+        self._features = Features(asr, self.grid)
+        self._drop = streaming.drop_extra_pre_encoded
+        self._caches: tuple[torch.Tensor, ...] = ()
+        self._free: list[int] = []
+
+    def reserve(self, sessions: int) -> None:
+        """Make room for the caches of so many sessions, and forget those there are."""
+        self._caches = ()  # let go of the old ones first
+        self._caches = self.asr.encoder.get_initial_cache_state(batch_size=sessions, dtype=self._dtype)
+        self._free = list(range(sessions))
+
+    def open(self) -> Hearing:
+        """A session's place. Raises EngineError when all are taken."""
+        if not self._free:
+            raise EngineError(f"all {self._caches[2].shape[0]} places of the recogniser are taken; see STT_CAPACITY")
+        return Hearing(Stream(self.grid), self._free.pop())
+
+    def close(self, hearing: Hearing) -> None:
+        """Give a session's place back."""
+        self._free.append(hearing.row)
+
+    def begin(self, hearing: Hearing) -> None:
+        """An utterance starts with the next sample that is fed. Any thread may say so while no step has the session."""
+        if not self.context:
+            hearing.stream, hearing.heard, hearing.cold = Stream(self.grid), Heard(), True
+            return
+        hearing.stream.begin()
+        if not hearing.stream.ignored:
+            hearing.heard = Heard(hearing.heard.transcript.onward())
+
+    def step(self, jobs: Sequence[Job]) -> list[Heard]:
+        """Do each job; the words of its utterance afterwards. At most one job a session.
+
+        Jobs of one chunk go through one call. A flush that needs more chunks goes through a second one together with
+        other such flushes; none of it is kept, so its rows may be padded to the longest.
+        """
+        heard: dict[int, Heard] = {}
+        for together in ([job for job in jobs if job.chunks == 1], [job for job in jobs if job.chunks > 1]):
+            if together:
+                with torch.inference_mode():
+                    answers = self._call(together)
+                heard.update((id(job), answer) for job, answer in zip(together, answers, strict=True))
+        for job in jobs:
+            if not job.flush:
+                ignored = job.hearing.stream.ignored
+                job.hearing.stream.advance()
+                # Words up to an utterance's start are those of the one before.
+                if ignored:
+                    heard[id(job)] = Heard(heard[id(job)].transcript.onward())
+                job.hearing.heard = heard[id(job)]
+        return [heard[id(job)] for job in jobs]
+
+    def _call(self, jobs: Sequence[Job]) -> list[Heard]:
+        streams = [job.hearing.stream for job in jobs]
+        frames = [self.grid.lookback + job.chunks * self.grid.chunk for job in jobs]
+        chunks = max(job.chunks for job in jobs)
+        device = self.asr.device
+        windows = torch.from_numpy(np.stack([stream.window(chunks) for stream in streams])).to(device)
+        mel = self._features(windows)
+        for row, stream in enumerate(streams):
+            mel[row, :, : stream.unborn] = 0
+        for job in jobs:
+            if job.hearing.cold:
+                for cache, axis in zip(self._caches, (1, 1, 0), strict=True):
+                    cache.select(axis, job.hearing.row).zero_()
+                job.hearing.cold = False
+        rows = torch.tensor([job.hearing.row for job in jobs], device=device)
+        channel, past, lengths = self._caches
+        before = [job.hearing.heard for job in jobs]
+        transcripts = [each.transcript for each in before]
+        result = self.asr.conformer_stream_step(
+            processed_signal=mel.to(self._dtype),
+            processed_signal_length=torch.tensor(frames, device=device),
+            cache_last_channel=channel[:, rows],
+            cache_last_time=past[:, rows],
+            cache_last_channel_len=lengths[rows],
+            keep_all_outputs=chunks > 1,
+            drop_extra_pre_encoded=self._drop,
+            **self._decoder.before(transcripts),
+        )
+        kept = [index for index, job in enumerate(jobs) if not job.flush]
+        if kept:
+            kept_rows, picked = rows[kept], torch.tensor(kept, device=device)
+            for cache, new, axis in zip(self._caches, result[2:5], (1, 1, 0), strict=True):
+                cache.index_copy_(axis, kept_rows, new.index_select(axis, picked).to(cache.dtype))
+        seen = [job.chunks * self.grid.chunk // self._frame for job in jobs]
+        after = self._decoder.after(transcripts, result, seen)
+        return [self.vocabulary.written(now, earlier) for now, earlier in zip(after, before, strict=True)]
+
+    def places_in_time(self, most: int, share: float) -> int:
+        """How many sessions, ``most`` at most, can have a chunk ready at once: their step takes ``share`` of a chunk.
+
+        Measured with steps of 1, 2, 4, ... sessions; at least 1. Forgets what is cached.
+        """
+        limit = share * self.grid.step / RATE
+        fit, size = 1, 1
+        while True:
+            took = self._time_step(size)
+            log.info("a step of %d sessions takes %.1f ms; a chunk lasts %d ms",
+                     size, took * 1000, self.grid.step * 1000 // RATE)  # fmt: skip
+            if took > limit:
+                return fit
+            fit = size
+            if size >= most:
+                return fit
+            size = min(2 * size, most)
+
+    def _time_step(self, size: int, repeats: int = 3) -> float:
+        """Seconds of a step of ``size`` sessions with noise: the slowest but the first, which warms up."""
+        self.reserve(size)
+        noise = np.random.default_rng(0).integers(-3000, 3000, self.grid.window() + repeats * self.grid.step)
+        hearings = [self.open() for _ in range(size)]
+        took = []
+        for _ in range(repeats + 1):
+            for hearing in hearings:
+                hearing.stream.append(noise[: self.grid.window()].astype("<i2").tobytes())
+            began = time.perf_counter()
+            self.step([Job(hearing) for hearing in hearings])
+            took.append(time.perf_counter() - began)
+        self.step([Job(hearing, flush=True) for hearing in hearings])
+        return max(took[1:])
+
+
+def load(
+    name: str,
+    context: Sequence[int] | None,
+    *,
+    device: str,
+    dtype: str,
+    phrases: Sequence[str] = (),
+    weight: float = 0.0,
+    cuda_graphs: bool = False,
+    continuous: bool = True,
+) -> Model:
+    """Load a model by its name or the path of its .nemo file. Raises EngineError with the remedy.
+
+    ``context`` is one of the attention contexts the model was trained for, None its own first one. ``continuous``: a
+    session's utterances are one recording to the model; else each is a new one.
+    """
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    asr = check(_restored(name, device), name, context)
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    asr = asr.eval().to(kind)
+    if isinstance(asr, EncDecRNNTModel):
+        decoder: Transducer | Ctc = Transducer(asr, phrases, weight, cuda_graphs=cuda_graphs)
+    elif phrases:
+        raise EngineError(f"STT_VOCABULARY: {name} has a CTC head, which takes no vocabulary; expected a transducer")
+    else:
+        decoder = Ctc(asr)
+    return Model(asr, decoder, kind, continuous=continuous)
+
+
+def _restored(name: str, device: str) -> Any:
+    is_file = name.endswith(".nemo")
+    if is_file and not Path(name).is_file():
+        raise EngineError(
+            f"STT_MODEL={name}: no such file; expected the path of a .nemo file, or a name such as {KNOWN}"
+        )
+    read: Callable[..., Any] = ASRModel.restore_from if is_file else ASRModel.from_pretrained
+    try:
+        return read(name, map_location=device)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+        remedy = "is it a NeMo speech recognition model?" if is_file else "is the name right, and the network up?"
+        raise EngineError(f"STT_MODEL={name}: cannot be loaded ({reason}); {remedy}") from error
+
+
+def check(asr: Any, name: str, context: Sequence[int] | None) -> Any:
+    """The model, set to ``context``. Raises EngineError when it cannot stream so, and says which one can."""
+    encoder: Any = getattr(asr, "encoder", None)
+    contexts = [list(each) for each in getattr(encoder, "att_context_size_all", [])]
+    if not isinstance(asr, (EncDecRNNTModel, EncDecCTCModel)) or not contexts:
+        why = f"{type(asr).__name__} is not a cache-aware Conformer with a transducer or a CTC head"
+    elif encoder.att_context_style != "chunked_limited" or min(map(min, contexts)) < 0:
+        why = f"its encoder was trained to see the whole recording ({encoder.att_context_style}, {contexts})"
+    elif str(asr.cfg.preprocessor.normalize).lower() not in ("na", "none"):
+        why = f"it normalises features over the whole recording (normalize: {asr.cfg.preprocessor.normalize})"
+    elif asr.cfg.preprocessor.sample_rate != RATE:
+        why = f"it listens at {asr.cfg.preprocessor.sample_rate} Hz, not {RATE}"
+    else:
+        wanted = list(context or contexts[0])
+        if wanted not in contexts:
+            known = " or ".join(",".join(map(str, each)) for each in contexts)
+            raise EngineError(f"STT_ATT_CONTEXT={','.join(map(str, wanted))}: {name} was trained for {known}")
+        encoder.set_default_att_context_size(wanted)
+        return asr
+    raise EngineError(f"STT_MODEL={name} cannot stream: {why}. One that can: STT_MODEL={KNOWN}")
+
+
+def _last(size: Any) -> int:
+    """NeMo gives sizes as one number, or as [of the first step, of later ones]."""
+    return int(size[1] if isinstance(size, (list, tuple)) else size)
