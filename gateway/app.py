@@ -105,9 +105,9 @@ class Gateway:
 
     async def gone(self, session_id: str) -> None:
         """A session has ended: it is forgotten, and written down if calls are recorded."""
-        self.sessions.pop(session_id, None)
+        session = self.sessions.pop(session_id, None)
         log.info("%s: ended", session_id)
-        if self.settings.record_calls:
+        if session is not None and session.profile.record:
             await enqueue_recording(self.settings, session_id)
 
     async def missing(self) -> list[str]:
@@ -255,6 +255,7 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     profile = settings.profile()
     profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
     profile.language = query.get("language", profile.language)
+    profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
     asked = query.get("own_tools")
     names = profile.own_tools if asked is None else wanted(asked)
     profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
