@@ -23,9 +23,10 @@ class Step:
 class Span:
     """A stretch of a turn, from ``start`` to ``end`` ms since the session began.
 
-    ``name``: ``listen`` (the caller's question), ``transcribe``, ``think`` (to the first sentence), ``voice`` (to the
-    first audio), ``deliver`` (to the first frame that left), ``speak`` (to the turn's end), ``hold`` within it, and
-    ``stop:<stage>`` from a cancel's decision until the stage was known to have stopped.
+    ``name``: ``listen`` (the caller's question), ``transcribe`` (0 ms when the text was there first), ``think`` (to the
+    first sentence), ``voice`` (to the first audio), ``deliver`` (to the first frame that left), ``speak`` (to the
+    turn's end), ``hold`` within it, and ``stop:<stage>`` from a cancel's decision until the stage was known to have
+    stopped.
     """
 
     name: str
@@ -54,7 +55,7 @@ def spans(record: TurnRecord) -> list[Span]:
     ended = next((step for step in done if step.name in ENDS), None)
     found = [
         _between("listen", first.get("onset") if first.get("onset") in asked else None, last.get("end_of_speech")),
-        _between("transcribe", last.get("end_of_speech"), last.get("final_text")),
+        _waited("transcribe", last.get("end_of_speech"), last.get("final_text")),
         _between("think", first.get("turn"), first.get("first_sentence")),
         _between("voice", first.get("first_sentence") or first.get("turn"), first.get("first_audio")),
         _between("deliver", first.get("first_audio"), first.get("first_out")),
@@ -69,6 +70,13 @@ def _between(name: str, start: Step | None, end: Step | None) -> Span | None:
     if start is None or end is None or end.at < start.at:
         return None
     return Span(name, start.at, end.at, end.detail)
+
+
+def _waited(name: str, start: Step | None, end: Step | None) -> Span | None:
+    """Like ``_between``; what was there before it was waited for took no time."""
+    if start is None or end is None:
+        return None
+    return Span(name, start.at, max(start.at, end.at), end.detail)
 
 
 def _holds(done: list[Step], ended: Step | None) -> list[Span | None]:

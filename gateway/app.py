@@ -46,6 +46,7 @@ from gateway.own_tools import wanted
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
+from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
 from gateway.speech import Probability, silero
@@ -136,6 +137,7 @@ class Gateway:
         )  # fmt: skip
         if listens:
             self.sessions[session.id] = session
+            self.metrics.call()
         return session
 
     async def announce(self) -> None:
@@ -195,7 +197,8 @@ async def ready(request: Request) -> Response:
 
 
 async def measured(request: Request) -> Response:
-    return Response(_gateway(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
+    gateway = _gateway(request)
+    return Response(gateway.metrics.text() + await scrape(gateway.bus), media_type=metrics.CONTENT_TYPE)
 
 
 async def cancel(request: Request) -> Response:
@@ -230,6 +233,7 @@ async def realtime(socket: WebSocket) -> None:
         caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
         gateway.door.enter(caller)
     except Refused as refused:
+        gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
         return
     try:
