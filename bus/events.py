@@ -305,11 +305,16 @@ class TurnRecord(Event):
 
 @dataclass(frozen=True, slots=True)
 class Input(Event):
-    """One event the turn logic saw, in order: its ``name``, and its fields as JSON. What replay reads."""
+    """One event the turn logic saw, in order: its ``name``, its fields as JSON, and what was decided. Replay reads it.
+
+    ``actions`` is JSON: ``[[name, {field: value}], ...]``, empty for none. Two names are no events of the turn logic:
+    ``Rules`` are those of the session from now on (the first entry is one), ``Closing`` is its end.
+    """
 
     type: ClassVar[str] = "input"
     name: str
     data: str
+    actions: str = ""
 
 
 # -- <session>:control, any gateway -> the owning one -----------------------------------------------------------

@@ -9,6 +9,7 @@ over raises the fence, and from then on every guarded write of the one before is
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
 
@@ -37,6 +38,8 @@ class Lease:
     """How often the offer was handed out, this time included: more than a few times means that it kills workers."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the fence was refused: stop, and write nothing more."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Writes that the server refused: ``fenced``, ``cancelled``."""
 
     @property
     def session(self) -> str:

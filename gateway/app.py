@@ -46,6 +46,7 @@ from gateway.own_tools import wanted
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
+from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
 from gateway.speech import Probability, silero
@@ -105,9 +106,9 @@ class Gateway:
 
     async def gone(self, session_id: str) -> None:
         """A session has ended: it is forgotten, and written down if calls are recorded."""
-        self.sessions.pop(session_id, None)
+        session = self.sessions.pop(session_id, None)
         log.info("%s: ended", session_id)
-        if self.settings.record_calls:
+        if session is not None and session.profile.record:
             await enqueue_recording(self.settings, session_id)
 
     async def missing(self) -> list[str]:
@@ -136,6 +137,7 @@ class Gateway:
         )  # fmt: skip
         if listens:
             self.sessions[session.id] = session
+            self.metrics.call()
         return session
 
     async def announce(self) -> None:
@@ -195,7 +197,8 @@ async def ready(request: Request) -> Response:
 
 
 async def measured(request: Request) -> Response:
-    return Response(_gateway(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
+    gateway = _gateway(request)
+    return Response(gateway.metrics.text() + await scrape(gateway.bus), media_type=metrics.CONTENT_TYPE)
 
 
 async def cancel(request: Request) -> Response:
@@ -230,6 +233,7 @@ async def realtime(socket: WebSocket) -> None:
         caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
         gateway.door.enter(caller)
     except Refused as refused:
+        gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
         return
     try:
@@ -255,6 +259,7 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     profile = settings.profile()
     profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
     profile.language = query.get("language", profile.language)
+    profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
     asked = query.get("own_tools")
     names = profile.own_tools if asked is None else wanted(asked)
     profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)

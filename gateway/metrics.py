@@ -12,10 +12,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from bus.events import TurnRecord
 from bus.keys import STAGES
+from bus.waterfall import spans
 
 STOP = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 DECIDE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 4)
 RESPOND = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
+SPAN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+SPANS = ("transcribe", "think", "voice", "deliver")
+FAILING = ("llm", "tts", "reply", "other")
+"""Who a turn may fail of; ``reply``: an answer that broke off, and was heard as far as it went."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -48,12 +53,34 @@ class Metrics:
         )  # fmt: skip
         self._samples = Counter("bargein_unheard_samples", "Made by the voice and not heard.", registry=registry)
         self._tokens = Counter("bargein_cancelled_tokens", "Generated for cancelled turns.", registry=registry)
+        self._calls = Counter("bargein_calls", "Calls that began.", registry=registry)
+        self._refused = Counter("bargein_refused", "Calls that were not let in.", ["code"], registry=registry)
+        self._failures = Counter("bargein_turn_failures", "Turns that failed.", ["stage"], registry=registry)
+        self._spans = Histogram(
+            "bargein_span_seconds", "What a turn's time went to: transcribe, think, voice, deliver.", ["span"],
+            buckets=SPAN, registry=registry,
+        )  # fmt: skip
+        for span in SPANS:
+            self._spans.labels(span)
+        for code in ("unavailable", "invalid_api_key", "origin_not_allowed", "rate_limit_exceeded"):
+            self._refused.labels(code)
+        for stage in FAILING:
+            self._failures.labels(stage)
         for stage in STAGES:
+            self._stopped.labels(stage)
             self._unanswered.labels(stage)
         for outcome in ("done", "cancelled", "failed"):
             self._turns.labels(outcome)
         for outcome in ("resumed", "cancelled"):
             self._holds.labels(outcome)
+
+    def call(self) -> None:
+        """Count a call that begins."""
+        self._calls.inc()
+
+    def refused(self, code: str) -> None:
+        """Count somebody who was not let in."""
+        self._refused.labels(code).inc()
 
     def record(self, record: TurnRecord) -> None:
         """Count a turn that is settled."""
@@ -75,6 +102,12 @@ class Metrics:
             stage = name.removeprefix("stopped:")
             if stage != name and "cancelled" in first and not detail.startswith(("finished", "never_started")):
                 self._stopped.labels(stage).observe(max(0.0, at / 1000 - first["cancelled"]))
+        for span in spans(record):
+            if span.name in SPANS:
+                self._spans.labels(span.name).observe((span.end - span.start) / 1000)
+        if record.outcome == "failed":
+            stage = record.reason.partition(":")[0]
+            self._failures.labels(stage if stage in FAILING else "other").inc()
         self._samples.inc(record.samples)
         self._tokens.inc(record.tokens)
 

@@ -87,6 +87,7 @@ async def media(socket: WebSocket) -> None:
     try:
         await gateway.vacancy()
     except Refused as refused:
+        gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
         return
     await socket.accept()

@@ -7,11 +7,10 @@ What comes in (audio, requests, streams, timers) becomes an input of the turn lo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import singledispatchmethod
 
 from bus.events import (
@@ -19,7 +18,6 @@ from bus.events import (
     EndRequested,
     Event,
     Final,
-    Input,
     Partial,
     Played,
     ReplyEnd,
@@ -37,9 +35,9 @@ from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway import inputs
-from gateway.conductor import policy
 from gateway.echo import canceller
 from gateway.floor import Conversation
+from gateway.journal import Journal, closing
 from gateway.microphone import Microphone
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
@@ -86,6 +84,7 @@ class Session:
         self.ended = asyncio.Event()
         """Set when somebody outside asks for the session's end."""
         self.bus = bus
+        self._journal = Journal(lambda entry: bus.post(session_key(session, "inputs"), entry))
         self._outlet = outlet
         self._work = work
         self._on_record = on_record
@@ -124,6 +123,7 @@ class Session:
 
     async def start(self) -> None:
         """Take the session, offer it to the recognisers, and say the greeting."""
+        self._journal.rules(self.now, self.state.rules)
         self.microphone.by_hand = self.profile.by_hand
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
         if self._canceller is not None:
@@ -140,8 +140,8 @@ class Session:
 
     async def close(self) -> None:
         """End the session: cancel what is live, tell the recogniser, let go of the keys."""
-        # A text that is still on its way is kept in the history, and answered by nobody.
-        self.state = replace(self.state, asked=None, rules=replace(self.state.rules, respond=False))
+        self._journal.closing(self.now)
+        self.state = closing(self.state)
         self.feed(inputs.CancelAsked(self.now, 0, SESSION_ENDED))
         self.microphone.hang_up()
         try:
@@ -222,6 +222,7 @@ class Session:
         """The client changes settings; they hold from now on, also for a turn that is going on."""
         self.profile = profile
         self.state = replace(self.state, rules=profile.rules)
+        self._journal.rules(self.now, profile.rules)
         self.microphone.by_hand = profile.by_hand
         self.microphone.endpoint(profile.endpointing, profile.pre_roll_ms)
 
@@ -250,9 +251,7 @@ class Session:
         try:
             while self._inbox:
                 event = self._inbox.popleft()
-                data = json.dumps(asdict(event), separators=(",", ":"))
-                self.bus.post(session_key(self.id, "inputs"), Input(type(event).__name__, data))
-                self.state, actions = policy(self.state, event)
+                self.state, actions = self._journal.decide(self.state, event)
                 for action in actions:
                     self.stagehand.do(action)
         finally:

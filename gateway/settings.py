@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from bus.settings import BusSettings, is_loopback
 from gateway import echo
@@ -25,6 +26,11 @@ INSTRUCTIONS = (
 
 SPEEDS = (0.25, 1.5)
 """How slow and how fast a voice may be asked to speak, as the Realtime protocol has it."""
+
+RecordCalls = Annotated[
+    Literal["false", "true", "ask"],
+    BeforeValidator(lambda told: {"1": "true", "0": "false"}.get(str(told).lower(), str(told).lower())),
+]
 
 
 class GatewaySettings(BusSettings):
@@ -84,7 +90,8 @@ class GatewaySettings(BusSettings):
     """How fast sessions are spoken to that do not say it themselves."""
     output_lead_ms: int = Field(default=200, ge=40, le=1000)
     max_sessions: int = Field(default=100, ge=1, le=10_000)
-    record_calls: bool = False
+    record_calls: RecordCalls = "false"
+    """``ask``: those calls whose client connects with ``?record=true``."""
     recordings_dir: Path = Path("recordings")
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
@@ -163,7 +170,7 @@ class GatewaySettings(BusSettings):
             own_tools=tuple(wanted(self.own_tools)),
             transfer_to=targets(self.transfer_to),
             lead=self.output_lead_ms / 1000,
-            record=self.record_calls,
+            record=self.record_calls == "true",
             retention=self.retention_s,
         )
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,8 +23,9 @@ from bus.events import Event, Stopped
 from bus.keys import session_key, shard_of
 from bus.leases import Lease, Work
 from bus.outbox import OUTAGE
-from bus.registry import WorkerRecord, register, unregister
+from bus.registry import LIFETIME, WorkerRecord, register, unregister
 from bus.streams import Bus
+from bus.tallies import tell
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,10 @@ class Writer:
         if answer.cancelled() or answer.exception() is not None:
             return
         if answer.result() == b"CANCELLED":
+            self._lease.refused["cancelled"] += 1
             self._token.cancel()
         elif answer.result() == b"FENCED":
+            self._lease.refused["fenced"] += 1
             self._lease.lost.set()
 
 
@@ -87,6 +91,8 @@ class Worker(ABC):
         self._begun: dict[tuple[str, str], float] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self.draining = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+        """What it has counted, by the names in ``bus.tallies.COUNTS``."""
 
     @abstractmethod
     async def serve(self, lease: Lease, token: CancelToken) -> None:
@@ -166,6 +172,7 @@ class Worker(ABC):
         voices = ",".join(getattr(engine, "voices", ()))
         load = len(self._serving)
         await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, engine.capacity, load, voices))
+        await tell(self.bus, self.stage, self.name, dict(self.counts), LIFETIME)
 
     async def _beat(self) -> None:
         await asyncio.sleep(self.life.heartbeat)
@@ -190,6 +197,7 @@ class Worker(ABC):
             if lease is None:
                 self._free.release()
         if lease is not None:
+            self.counts["claims"] += 1
             self._begin(lease)
 
     async def _reclaim(self, shard: int) -> None:
@@ -210,6 +218,7 @@ class Worker(ABC):
                 self._free.release()
         if lease is not None:
             log.warning("%s takes over turn %d of %s (fence %d)", self.name, lease.turn, lease.session, lease.fence)
+            self.counts["takeovers"] += 1
             self._begin(lease)
         return lease is not None
 
@@ -221,23 +230,28 @@ class Worker(ABC):
         task.add_done_callback(self._serving.discard)
 
     async def _lead(self, lease: Lease) -> None:
-        token = self.guard.token(lease.session, lease.turn)
+        token, began = self.guard.token(lease.session, lease.turn), asyncio.get_running_loop().time()
         if lease.turn:
             self.guard.raise_to(lease.session, lease.watermark)
         try:
             if lease.deliveries > self.life.deliveries:
+                self.counts["given_up"] += 1
                 await self.give_up(lease, f"given up after {lease.deliveries - 1} workers died of it")
                 finished = True
             else:
                 finished = await self._until_lost(lease, self._attempt(lease, token))
             if finished:
+                self.counts["completed"] += 1
                 await self.work.complete(lease)
             else:
+                self.counts["lost_leases"] += 1
                 log.warning("%s lost its lease on turn %d of %s", self.name, lease.turn, lease.session)
         except OUTAGE as error:
             log.warning("%s: redis was lost at the end of %s (%s)", self.name, lease.session, type(error).__name__)
         finally:
             self.guard.release(token)
+            self.counts.update(lease.refused)
+            self.counts["busy_seconds"] += asyncio.get_running_loop().time() - began  # type: ignore[assignment]
             if self._leases.get((lease.key, lease.entry)) is lease:
                 del self._leases[lease.key, lease.entry], self._begun[lease.key, lease.entry]
             self._free.release()
@@ -249,6 +263,7 @@ class Worker(ABC):
             raise
         except Exception as error:
             log.exception("%s: turn %d of %s failed", self.name, lease.turn, lease.session)
+            self.counts["errors"] += 1
             await self.give_up(lease, f"{type(error).__name__}: {error}")
 
     async def _until_lost(self, lease: Lease, work: Coroutine[Any, Any, None]) -> bool:
@@ -267,6 +282,8 @@ class Worker(ABC):
 
     def acknowledge(self, lease: Lease, ack: Stopped) -> None:
         """Tell the session that this stage has stopped a cancelled turn."""
+        self.counts["stops"] += 1
+        self.counts["stop_seconds"] += ack.took / 1000  # type: ignore[assignment]
         self.bus.post(session_key(lease.session, "acks"), ack)
 
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
 from bus.keys import session_key
+from gateway.client import Call
 from tests.engines import ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import client
 from tests.stack import running_stack
@@ -116,3 +117,24 @@ async def test_a_session_that_ended_leaves_keys_that_expire(stack):
     assert all([0 < await stack.bus.commands.ttl(key) <= 300 for key in keys])
     for work in ("sessions", "turns", "speak"):
         assert await stack.bus.commands.xlen(f"bargein:{{s0}}:{work}") == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "query", "recorded"),
+    [("false", "&record=true", False), ("ask", "", False), ("ask", "&record=true", True), (True, "", True)],
+)
+async def test_a_call_is_recorded_only_where_both_sides_say_so(monkeypatch, setting, query, recorded):
+    """RECORD_CALLS says whether, and with ``ask`` the client; it is asked for once, after the call."""
+    asked = []
+
+    async def enqueue(settings, session):
+        asked.append(session)
+
+    monkeypatch.setattr("gateway.app.enqueue_recording", enqueue)
+    async with running_stack(record_calls=setting) as stack:
+        async with Call(f"{stack.ws}&extensions=bargein{query}") as call:
+            assert stack.sessions[call.session_id].profile.record is recorded
+        async with asyncio.timeout(10):
+            while stack.sessions:
+                await asyncio.sleep(0.005)
+    assert asked == ([call.session_id] if recorded else [])

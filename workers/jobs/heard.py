@@ -46,6 +46,15 @@ def place(speech: Iterable[SpeechAudio], playback: Iterable[Played]) -> Int16:
     return samples if turns else np.zeros(0, np.int16)
 
 
+def moments(playback: Iterable[Played]) -> dict[int, tuple[int, int]]:
+    """Turn -> when it began and ended to be heard, in samples at 16 kHz since the session began."""
+    found: dict[int, tuple[int, int]] = {}
+    for stretch in _stretches(playback):
+        first, last = found.get(stretch.turn, (stretch.at, stretch.after))
+        found[stretch.turn] = (min(first, stretch.at), max(last, stretch.after))
+    return found
+
+
 def _stretches(playback: Iterable[Played]) -> list[_Stretch]:
     """Playback reports joined into stretches: a new one where the turn changes, jumps, or was held.
 

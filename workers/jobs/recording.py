@@ -1,12 +1,12 @@
-"""The job that writes a call down: its audio, its transcript, and the transcript as text.
+"""The job that writes a call down: its audio, and its transcript as JSON, text and WebVTT.
 
 ``record(session)`` reads the session's streams and writes into ``RECORDINGS_DIR``:
 
-- ``<session>.wav``: stereo, 16 kHz, 16-bit. Left is the caller, by sample offset, gaps as silence; right is what the
-  caller heard, where it was heard.
-- ``<session>.json``: ``{"session", "seconds", "messages": [{"role", "text", "turn", "complete", "at", ...}]}``. What
-  the caller said has ``start`` and ``end``, samples at 16 kHz, where the recogniser's word for it is still known.
-- ``<session>.txt``: the same to read.
+- ``<session>.wav``, or ``.flac``: stereo, 16 kHz, 16-bit. Left is the caller, by sample offset, gaps as silence; right
+  is what the caller heard, where it was heard.
+- ``<session>.json``: ``{"session", "seconds", "messages": [{"role", "text", "turn", "complete", "at", ...}]}``. A
+  message has ``start`` and ``end``, samples at 16 kHz, where it is known when it was said or heard.
+- ``<session>.txt``: the same to read; ``<session>.vtt``: the same as subtitles.
 
 Done twice it writes the same bytes. Needs the mic and speech streams whole, so it must run before they expire, and
 sets them to expire itself when it is done.
@@ -20,7 +20,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -31,7 +31,9 @@ from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, 
 from bus.keys import is_session, session_key
 from bus.settings import BusSettings, load
 from bus.wire import decode
-from workers.jobs.heard import Int16, place
+from workers.jobs.heard import Int16, moments, place
+from workers.jobs.queue import follow_up
+from workers.jobs.webvtt import webvtt
 
 log = logging.getLogger("workers.jobs")
 
@@ -52,10 +54,16 @@ class RecordingSettings(BusSettings):
 
     recordings_dir: Path = Field(default=Path("recordings"))
     """Made when absent, readable by its owner only."""
+    recording_format: Literal["wav", "flac"] = "wav"
+
+
+def audio_file(settings: RecordingSettings, session: str) -> Path:
+    """Where a call's audio lies, or will lie."""
+    return settings.recordings_dir / f"{session}.{settings.recording_format}"
 
 
 def record(session: str) -> str:
-    """Write a call down; the path of the WAV. Raises ValueError for a malformed id and NoAudio for an empty call."""
+    """Write a call down; the path of its audio. Raises ValueError for a malformed id and NoAudio for an empty call."""
     settings = load(RecordingSettings)
     if not is_session(session):
         raise ValueError(f"not a session id: {session[:40]!r}; expected s<shard>-<hex>")
@@ -67,16 +75,18 @@ def record(session: str) -> str:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         body = {"session": session, "seconds": round(len(audio) / MIC_RATE, 3), "messages": messages}
         text = json.dumps(body, ensure_ascii=False, indent=2) + "\n"
-        wav = folder / f"{session}.wav"
-        _write(wav, lambda file: soundfile.write(file, audio, MIC_RATE, subtype="PCM_16", format="WAV"))
-        _write(folder / f"{session}.txt", lambda file: file.write(readable(messages).encode()))
-        _write(folder / f"{session}.json", lambda file: file.write(text.encode()))
+        path, kind = audio_file(settings, session), settings.recording_format.upper()
+        write_whole(path, lambda file: soundfile.write(file, audio, MIC_RATE, subtype="PCM_16", format=kind))
+        write_whole(folder / f"{session}.txt", lambda file: file.write(readable(messages).encode()))
+        write_whole(folder / f"{session}.vtt", lambda file: file.write(webvtt(messages).encode()))
+        write_whole(folder / f"{session}.json", lambda file: file.write(text.encode()))
         for stream in ("mic", "speech"):
             client.expire(session_key(session, stream), KEEP_AUDIO_S, lt=True)
     finally:
         client.close()
     log.info("recorded %s: %.1f s, %d messages", session, len(audio) / MIC_RATE, len(messages))
-    return str(wav)
+    follow_up(session)
+    return str(path)
 
 
 def stereo(client: Redis, session: str) -> Int16:
@@ -105,6 +115,7 @@ def transcript(client: Redis, session: str) -> list[dict[str, object]]:
     finals = {event.utterance: event for event in read(client, session, "transcript", Final)}
     unmatched = [finals[utterance] for utterance in sorted(finals)]
     messages: dict[str, dict[str, object]] = {}
+    heard = moments(read(client, session, "playback", Played))
     for event in read(client, session, "history", (Said, Amended)):
         if isinstance(event, Said):
             message: dict[str, object] = {
@@ -114,6 +125,8 @@ def transcript(client: Redis, session: str) -> list[dict[str, object]]:
             if final is not None:
                 unmatched.remove(final)
                 message |= {"start": final.start, "end": final.end}
+            if event.role == "assistant" and event.turn in heard:
+                message["start"], message["end"] = heard[event.turn]
             if event.name:
                 message["name"] = event.name
             messages[event.item] = message
@@ -154,7 +167,7 @@ def read(client: Redis, session: str, stream: str, kind: type[E] | tuple[type[E]
         after = f"({page[-1][0].decode()}"
 
 
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Write a file whole or not at all, readable by its owner only."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:

@@ -24,29 +24,44 @@ from bus.backoff import Backoff
 from bus.child import tie_forks
 from bus.embedded import Problem
 from bus.server import answers
-from bus.settings import CONFIGURATION_ERROR, BusSettings, RedisUrl, load, masked, start_logging
+from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
+from workers.jobs.queue import QUEUE, JobSettings
+from workers.jobs.recording import RecordingSettings
+from workers.jobs.retention import sweep
+from workers.jobs.second_pass import SecondPassSettings
+from workers.jobs.webhook import WebhookSettings
 
 log = logging.getLogger("workers.jobs")
 
-QUEUE = "bargein-jobs"
 WORKER_TTL = 30
 """Seconds without a heartbeat after which a worker counts as dead."""
 MAINTENANCE_EVERY = 20
 MONITOR_EVERY = 5
+SWEEP_EVERY = 3600
+"""Seconds between two looks for recordings that are too old."""
 SOCKET_TIMEOUT = WORKER_TTL
 """Longer than RQ's blocking read (WORKER_TTL - 15 s); redis-py's own 5 s would end the worker when it is idle."""
 
 
-class JobSettings(BusSettings):
-    """Where the queue of jobs is."""
+class SweepSettings(RecordingSettings):
+    """How long recordings are kept."""
 
-    jobs_redis_url: RedisUrl | None = Field(default=None, repr=False)
-    """The server that holds the queue; ``REDIS_URL`` when not set. Not a cluster."""
+    recordings_keep_days: int = Field(default=0, ge=0, le=36_500)
+    """Days after which they are removed; 0: never."""
 
-    @property
-    def queue_url(self) -> str:
-        """The address in effect."""
-        return self.jobs_redis_url or self.redis_url
+
+class JobWorker(Worker):
+    """An RQ worker that also removes recordings that are too old, at its start and every SWEEP_EVERY seconds."""
+
+    swept = 0.0
+
+    def run_maintenance_tasks(self) -> None:
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        now = time.time()
+        if now >= self.swept + SWEEP_EVERY:
+            self.swept = now
+            settings = load(SweepSettings)
+            sweep(settings.recordings_dir, settings.recordings_keep_days, now)
 
 
 def wait_for(url: str) -> None:
@@ -61,7 +76,7 @@ def wait_for(url: str) -> None:
 
 def make_worker(connection: Redis) -> Worker:
     """The worker, not yet at work."""
-    return Worker(
+    return JobWorker(
         [Queue(QUEUE, connection=connection)],
         connection=connection,
         worker_ttl=WORKER_TTL,
@@ -72,6 +87,8 @@ def make_worker(connection: Redis) -> Worker:
 
 def main() -> int:
     settings = load(JobSettings)
+    for kind in (SweepSettings, WebhookSettings, SecondPassSettings):
+        load(kind)
     start_logging(settings.log_level)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:

@@ -227,7 +227,7 @@ def test_twice_is_the_same(client):
             with pytest.raises(NoAudio):
                 record(SESSION)
     assert first == second == third
-    assert sorted(first) == [f"{SESSION}.json", f"{SESSION}.txt", f"{SESSION}.wav"]
+    assert sorted(first) == [f"{SESSION}.json", f"{SESSION}.txt", f"{SESSION}.vtt", f"{SESSION}.wav"]
     assert all(stat.S_IMODE((RECORDINGS / name).stat().st_mode) == 0o600 for name in first)
     assert stat.S_IMODE(RECORDINGS.stat().st_mode) == 0o700
 
