@@ -5,7 +5,6 @@ One call on loopback, gateway and workers (scripted engines) in this process, th
     page to gateway   from WebSocket.send of 20 ms of the microphone until the gateway takes the message
     gateway to page   from the moment at which the gateway queues audio until the page's message handler has it
     chunk spacing     between two sends of the page: 20 is its pace
-    cleared           from the page's receipt of bargein.output.held until its worklet had been told to be silent
 
 The page's clock is mapped to the gateway's by the quickest of many looks at it; what that may be off stands beside it.
 """
@@ -18,20 +17,24 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
+import soundfile
 
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime import RealtimeConnection
 from tests.end_to_end.page_browser import FLAGS
-from tests.engines import ScriptedLlm
 from tests.stack import running_stack
 
 CHROMIUM = "/usr/bin/chromium"
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+RATE = 16_000
 WATCH = """
 (() => {
-  const seen = (window.seen = { sent: [], received: {}, cleared: [] });
+  const seen = (window.seen = { sent: [], received: {} });
   const now = () => performance.timeOrigin + performance.now();
   const send = WebSocket.prototype.send;
   WebSocket.prototype.send = function (data) {
@@ -46,24 +49,15 @@ WATCH = """
         const at = now();
         const match = /"event_id":"(event_\\d+)"/.exec(event.data.slice(0, 120));
         if (match) seen.received[match[1]] = at;
-        window.heldAt = event.data.includes('"bargein.output.held"') ? at : null;
         handler(event);
       });
     },
   });
-  const post = MessagePort.prototype.postMessage;
-  MessagePort.prototype.postMessage = function (...message) {
-    if (window.heldAt) {
-      seen.cleared.push(now() - window.heldAt);
-      window.heldAt = null;
-    }
-    return post.apply(this, message);
-  };
 })();
 """
 
 
-async def main() -> int:
+async def main(folder: str) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="The page's audio on its way.")
     parser.add_argument("--seconds", type=float, default=30, help="how long the call is watched; default: %(default)s")
     options = parser.parse_args()
@@ -87,9 +81,14 @@ async def main() -> int:
         await take(self, raw)
 
     Connection.queue, RealtimeConnection.take = watched_queue, watched_take  # type: ignore[method-assign]
-    llm = ScriptedLlm("One two three four five. " * 200)
-    async with running_stack(llm=llm) as stack, async_playwright() as playwright:
-        flags = [*FLAGS, *FAKE_MICROPHONE]
+    said = "One two three four five. " * 200
+    async with (
+        running_stack(greeting=said, barge_in_min_ms=10_000, max_session_s=0) as stack,
+        async_playwright() as playwright,
+    ):
+        silence = Path(folder) / "silence.wav"
+        soundfile.write(silence, np.zeros(10 * RATE, np.int16), RATE)
+        flags = [*FLAGS, *FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={silence}"]
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = await browser.new_page()
         await page.add_init_script(WATCH)
@@ -108,9 +107,7 @@ async def main() -> int:
         f"Chromium {version}, Python {platform.python_version()}, {platform.machine()}; clocks within {uncertain:.1f}"
     )
     print(f"{'ms':<16}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}{'n':>7}")
-    for name, values in (
-        ("page to gateway", up), ("gateway to page", down), ("chunk spacing", spacing), ("cleared", seen["cleared"]),
-    ):  # fmt: skip
+    for name, values in (("page to gateway", up), ("gateway to page", down), ("chunk spacing", spacing)):
         print(row(name, values))
     return 0 if up and down else 1
 
@@ -136,4 +133,5 @@ def row(name: str, values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(asyncio.run(main()))
+    with tempfile.TemporaryDirectory() as temporary:
+        raise SystemExit(asyncio.run(main(temporary)))

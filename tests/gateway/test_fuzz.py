@@ -86,9 +86,8 @@ def mutated(event, rng):
         elif change < 0.8:
             del parent[last]
         elif isinstance(parent, dict):
-            parent[rng.choice(("event_id", "id", "type", "unknown", "status", "role"))] = copy.deepcopy(
-                rng.choice(JUNK)
-            )
+            name = rng.choice(("event_id", "id", "type", "unknown", "status", "role"))
+            parent[name] = copy.deepcopy(rng.choice(JUNK))
         else:
             parent.append(copy.deepcopy(rng.choice(JUNK)))
     if rng.random() < 0.02:
