@@ -240,7 +240,10 @@ class Amended(Event):
 
 @dataclass(frozen=True, slots=True)
 class Played(Event):
-    """A turn's audio from ``start`` to ``end`` ms was heard, its beginning when the mic stream stood at ``mic``."""
+    """A turn's audio from ``start`` to ``end`` ms was heard, its beginning when the mic stream stood at ``mic``.
+
+    An earlier position than was reported before takes back what followed it; so does an empty stretch.
+    """
 
     type: ClassVar[str] = "played"
     turn: int

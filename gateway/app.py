@@ -4,6 +4,7 @@ GET  /                       the page
 GET  /health                 alive
 GET  /ready                  200 when every stage has a live worker; who they are, as JSON
 WS   /v1/realtime            the OpenAI Realtime protocol
+GET  /console                what happens in every session
 GET  /metrics                for Prometheus
 POST /v1/realtime/client_secrets   an ephemeral key for a browser
 POST /twilio/voice           TwiML for a phone call
@@ -38,7 +39,7 @@ from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import load, masked, start_logging
 from bus.streams import Bus, connector
-from gateway import metrics, phone
+from gateway import console, metrics, phone
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
 from gateway.keys import Caller
@@ -304,6 +305,7 @@ def create_app(
         Route("/ready", ready),
         Route("/metrics", measured),
         Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
+        *console.ROUTES,
         Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
         Route("/twilio/voice", phone.voice, methods=["POST"]),

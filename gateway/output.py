@@ -153,6 +153,17 @@ class Output:
         self._tell(now)
         return heard * 1000 // self.playback.rate
 
+    def correct(self, turn: int, position: int) -> None:
+        """While held: the client says that it really played ``position`` samples of ``turn``; that is reported now."""
+        now = self._clock()
+        self.playback.correct(turn, position)
+        heard = self.playback.heard(now) * 1000 // self.playback.rate
+        if self.playback.held and self.playback.turn == turn and heard < self._reported:
+            self._report(turn, heard, heard)
+            self._reported = heard
+        else:
+            self._tell(now)
+
     def resume(self) -> float:
         """Go on; the position from which, in ms to the sample."""
         self._fed_at = self._clock()

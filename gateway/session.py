@@ -197,7 +197,7 @@ class Session:
 
     def played(self, turn: int, position_ms: float) -> None:
         """A client that was told to hold says how much it had really played."""
-        self.output.playback.correct(turn, round(position_ms * self.output.playback.rate / 1000))
+        self.output.correct(turn, round(position_ms * self.output.playback.rate / 1000))
 
     def truncate(self, turn: int, position_ms: int) -> str | None:
         """A client says how much of a turn it really played: the history keeps that much; the text of it if known."""

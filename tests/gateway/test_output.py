@@ -124,3 +124,18 @@ def test_resampled_audio_keeps_its_length(output):
     output.finish(1)
     heard = listen(output, 3)
     assert len(heard.pcm) // 2 == pytest.approx(20 * CHUNK * RATE / 22_050, abs=50)
+
+
+@pytest.mark.parametrize(("really", "reports"), [(450, [(1, 400, 450)]), (300, [(1, 300, 300)]), (400, [])])
+def test_what_a_client_really_played_is_reported_at_once(output, reports, really):
+    """A client that is held says where it stopped: more, less or just as much as the clock says."""
+    for index in range(20):
+        output.take(chunk(index))
+    listen(output, 0.4)
+    output.hold()
+    before = len(output.reports)
+    assert output.reports[-1][2] == 400
+    output.correct(1, really * RATE // 1000)
+    assert output.reports[before:] == reports
+    output.correct(2, 0)
+    assert len(output.reports) == before + len(reports)

@@ -62,11 +62,11 @@ def _stretches(playback: Iterable[Played]) -> list[_Stretch]:
     """
     done: list[_Stretch] = []
     for event in playback:
-        if event.end <= event.start:
-            continue
         for stretch in done:
             if stretch.turn == event.turn and stretch.end > event.start:
                 stretch.end = max(stretch.start, event.start)
+        if event.end <= event.start:
+            continue
         last = done[-1] if done else None
         free = last.after if last else 0
         if last and (last.turn, last.end) == (event.turn, event.start) and event.mic - free <= JOIN_MS * _MS:

@@ -152,6 +152,15 @@ def test_a_held_reply_resumes_at_the_exact_sample(client):
     assert np.array_equal(right[32_000:], reply[650 * MS :])
 
 
+def test_what_was_taken_back_is_not_heard(client):
+    """An empty report at an earlier position: the client stopped there, and what followed was never heard."""
+    reply = tone(1.0, 16_000)
+    write(client, *speech(1, reply, 16_000), *played(1, 0, 800, mic=0), Played(1, 640, 640, 14_000))
+    record(SESSION)
+    _, right = recorded()
+    assert np.array_equal(right, reply[: 640 * MS])
+
+
 def test_turns_follow_each_other(client):
     """A turn that is reported while the one before still sounds begins after it, never over it."""
     first, second = tone(1.0, 16_000), tone(1.0, 16_000, 900)
