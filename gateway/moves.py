@@ -204,7 +204,9 @@ def act(state: Conversation, at: float, utterance: Utterance) -> Result:
 
 
 def answer_asked(state: Conversation, at: float, actions: list[Action]) -> Result:
-    if state.asked is None or state.utterances or state.live is not None:
+    # Where the client itself ends utterances, one that goes on may go on for as long as it likes.
+    heard = bool(state.utterances) and (state.rules.respond or all(each.ended for each in state.utterances))
+    if state.asked is None or heard or state.live is not None:
         return state, actions
     state, opened = begin(state, at, 0, state.asked)
     return state, [*actions, *opened]

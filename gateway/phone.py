@@ -51,8 +51,9 @@ async def voice(request: Request) -> Response:
         return signed
     url, fields = signed
     try:
+        await gateway.vacancy()
         ticket, _ = await issue(gateway.bus, Caller("twilio"), {}, TICKET_S)
-    except OUTAGE:
+    except (Refused, *OUTAGE):
         return Response(_twiml("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
     told = [(name, value) for name, value in fields if name in TOLD and value]
     parameters = [("ticket", ticket), *request.query_params.items(), *told]

@@ -220,6 +220,8 @@ class Session:
 
     def configure(self, profile: Profile) -> None:
         """The client changes settings; they hold from now on, also for a turn that is going on."""
+        if self.profile.by_hand and not profile.by_hand:
+            self.clear()  # nobody would ever say where that utterance ends
         self.profile = profile
         self.state = replace(self.state, rules=profile.rules)
         self._journal.rules(self.now, profile.rules)

@@ -326,7 +326,8 @@ class Stagehand:
     def _on_stopped(self, turn: int, ack: Stopped) -> None:
         self.step(f"stopped:{ack.stage}", described(ack), turn)
         self.recorder.stopped(turn, ack)
-        if not self._turns[turn].missing:
+        record = self._turns.get(turn)  # none: settled before the answer came
+        if record is not None and not record.missing:
             self._session.feed(inputs.AllStopped(self._session.now, turn))
 
     def _heard(self, turn: int) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from gateway.codecs import CODECS, PCM, Codec
 from gateway.protocols.realtime_error import ProtocolError
+from gateway.protocols.realtime_shapes import known
 from gateway.protocols.realtime_voice import DEFAULT_VOICE, Voices, check_speed
 from gateway.settings import Profile
 from gateway.speech import Endpointing
@@ -199,9 +200,10 @@ class RealtimeConfig:
         for side, audio in merged["audio"].items():
             audio["format"] = _format(audio.get("format"), f"session.audio.{side}.format")
         try:
-            SHAPES[self.kind].model_validate({k: v for k, v in merged.items() if k != "object"})
+            shape = SHAPES[self.kind].model_validate({k: v for k, v in merged.items() if k != "object"}, strict=True)
         except (ValidationError, RecursionError) as error:
             raise _wrong(error) from None
+        merged |= known(shape, {k: v for k, v in merged.items() if k != "object"})
         if self.kind == "realtime":
             check_modalities(merged["output_modalities"], "session.output_modalities")
             check_tools(merged["tools"], merged["tool_choice"], "session.")
@@ -239,23 +241,31 @@ def check_tokens(most: Any, where: str) -> None:
         raise ProtocolError("invalid_value", f"{where}: expected 'inf' or 1 to {MOST_TOKENS}", where)
 
 
+def _object(value: Any, where: str) -> None:
+    if value is not None and not isinstance(value, dict):
+        raise ProtocolError("invalid_value", f"{where}: expected an object", where)
+
+
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def _known(change: dict[str, Any], shape: Any) -> dict[str, Any]:
     """The fields that the protocol has, at the top and in ``audio``."""
-    known = {name: value for name, value in change.items() if name in shape.model_fields}
-    if isinstance(known.get("audio"), dict):
+    found = {name: value for name, value in change.items() if name in shape.model_fields}
+    _object(found.get("audio"), "session.audio")
+    for side in ("input", "output"):
+        _object(_dict(found.get("audio")).get(side), f"session.audio.{side}")
+    if isinstance(found.get("audio"), dict):
         sides: dict[str, Any] = {"input": types.RealtimeAudioConfigInput, "output": types.RealtimeAudioConfigOutput}
         if shape is not SHAPES["realtime"]:
             del sides["output"]
-        known["audio"] = {
+        found["audio"] = {
             side: {name: value for name, value in audio.items() if name in sides[side].model_fields}
-            for side, audio in known["audio"].items()
+            for side, audio in found["audio"].items()
             if side in sides and isinstance(audio, dict)
         }
-    return known
+    return found
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -272,11 +282,12 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _format(form: Any, where: str) -> dict[str, Any]:
     """A format with its rate. Raises ProtocolError for one that is not to be had."""
-    known = FORMATS.get(form.get("type", PCM.name)) if isinstance(form, dict) else None
-    if known is None or form.get("rate") not in (None, known.get("rate"), CODECS[known["type"]].rate):
+    name = form.get("type", PCM.name) if isinstance(form, dict) else None
+    found = FORMATS.get(name) if isinstance(name, str) else None
+    if found is None or form.get("rate") not in (None, found.get("rate"), CODECS[found["type"]].rate):
         message = f"{where} is {str(form)[:80]}; expected audio/pcm at {PCM.rate} Hz, audio/pcmu or audio/pcma"
         raise ProtocolError("invalid_value", message, where)
-    return dict(known)
+    return dict(found)
 
 
 def _detection(merged: Any, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -287,8 +298,8 @@ def _detection(merged: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     if defaults is None:
         message = f"turn_detection.type is {str(kind)[:40]!r}; expected 'server_vad', 'semantic_vad', or null"
         raise ProtocolError("invalid_value", message, f"{where}.type")
-    known = {key: value for key, value in merged.items() if key in defaults}
-    detection = {**defaults, **known, **{key: wanted[key] for key in wanted if key in defaults}}
+    kept = {key: value for key, value in merged.items() if key in defaults}
+    detection = {**defaults, **kept, **{key: wanted[key] for key in wanted if key in defaults}}
     for name, default in defaults.items():
         if detection[name] is None:
             detection[name] = default

@@ -9,7 +9,13 @@ from gateway.protocols.realtime_error import ProtocolError
 
 ROOT = "root"
 """The ``previous_item_id`` that means: in front of everything."""
-TEXT_PARTS = ("input_text", "text", "output_text")
+COMMON = ("id", "type", "status")
+FIELDS = {
+    "message": (*COMMON, "role", "content"),
+    "function_call": (*COMMON, "call_id", "name", "arguments"),
+    "function_call_output": (*COMMON, "call_id", "output"),
+}
+PART_FIELDS = ("type", "text", "transcript", "image_url", "detail")
 
 
 class Items:
@@ -62,8 +68,14 @@ class Items:
 
 
 def whole(item: dict[str, Any], item_id: str) -> dict[str, Any]:
-    """A client's item with what it may leave out; without what it has set to null."""
-    whole = {key: value for key, value in item.items() if value is not None}
+    """A client's item with what it may leave out; without nulls, and what the protocol does not know."""
+    known = FIELDS.get(item["type"], ())
+    whole = {key: value for key, value in item.items() if value is not None and key in known}
+    if "content" in whole:
+        whole["content"] = [
+            {key: value for key, value in part.items() if value is not None and key in PART_FIELDS}
+            for part in whole["content"]
+        ]
     whole["id"] = whole.get("id") or item_id
     return {**whole, "object": "realtime.item", "status": whole.get("status", "completed")}
 
@@ -74,7 +86,7 @@ def said(item: dict[str, Any], where: str = "item") -> Said:
     if kind == "message":
         parts = item.get("content") or []
         for number, part in enumerate(parts):
-            if part["type"] == "input_image" or (part["type"] == "input_audio" and not part.get("transcript")):
+            if part.get("type") == "input_image" or (part.get("type") == "input_audio" and not part.get("transcript")):
                 message = (
                     f"{where}.content[{number}] is {part['type']}, which is not supported here; expected text, "
                     "or audio with its transcript. Speech goes through input_audio_buffer.append."

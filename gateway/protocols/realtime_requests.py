@@ -163,13 +163,13 @@ class Requests:
     def _truncate(self, event: dict[str, Any]) -> None:
         # Never an error: clients truncate also what is fully played or unknown here, and some die of an error event.
         item, turn = event["item_id"], self._outlet.turn_of(event["item_id"])
-        position = max(0, event["audio_end_ms"])
+        position = max(0, int(event["audio_end_ms"]))
         if turn:
             position = min(position, self._outlet.length_ms(turn))
             heard = self._session.truncate(turn, position)
             if heard is not None:
                 self._outlet.truncated(item, heard)
-        where = {"item_id": item, "content_index": event["content_index"]}
+        where = {"item_id": item, "content_index": int(event["content_index"])}
         self._outlet.emit("conversation.item.truncated", **where, audio_end_ms=position)
 
     # -- responses

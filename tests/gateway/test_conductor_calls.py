@@ -74,3 +74,13 @@ def test_a_caller_who_speaks_is_not_silent():
     talk(PlayedOut, 1)
     talk(SpeechStarted, 0, after=4.9)
     assert talk(TimerFired, "idle", 1, after=0.1, quiet=False) == [SetTimer("idle", 1, talk.now + 5.0)]
+
+
+def test_an_utterance_that_only_the_client_ends_keeps_no_request_waiting():
+    """turn_detection null: uncommitted audio goes on for ever; what is asked for is answered all the same."""
+    talk = Talk(Duplex(respond=False, interrupt=False))
+    assert talk(ResponseAsked, "", "first") == [OpenTurn(1, 0, "", "first")]
+    talk(Called, 1)
+    talk(SpeechStarted, 0)
+    talk(ResponseAsked, "", "result")
+    assert talk(TextComplete, 1) == [CloseTurn(1, "done"), OpenTurn(2, 0, "", "result")]

@@ -296,3 +296,16 @@ async def test_half_a_surrogate_pair_and_numbers_that_are_none_harm_nobody(stack
             played = '{"type":"bargein.output.played","response_id":"x","audio_end_ms":'
             await call.socket.send(f"{played}{number}}}")
         assert [(await call.get("error", n))["error"]["code"] for n in (1, 2)] == ["invalid_json"] * 2
+
+
+async def test_leaving_manual_turns_lets_go_of_what_was_not_committed(stack):
+    """Nobody would ever end that utterance: with turn detection on, the next words are one of their own."""
+    async with client(stack.ws) as call:
+        await call.send("session.update", session={"audio": {"input": {"turn_detection": None}}})
+        await call.audio(voice(0.3))
+        await call.send("session.update", session={"audio": {"input": {"turn_detection": {"type": "server_vad"}}}})
+        await call.get("session.updated", 2)
+        (session,) = stack.sessions.values()
+        assert session.state.utterances == ()
+        await call.speak()
+        assert (await call.get("response.done"))["response"]["status"] == "completed"

@@ -218,6 +218,13 @@ async def test_twiml_connects_a_call_once_and_only_twilio_gets_it():
         assert forged.status_code == 403
 
 
+async def test_a_caller_is_asked_to_call_again_while_a_stage_is_missing():
+    """TwiML in any case: Twilio would otherwise say that an application error has occurred."""
+    async with running_stack(tts=False) as stack, httpx.AsyncClient(base_url=stack.http) as http:
+        answer = await http.post("/twilio/voice")
+        assert answer.status_code == 200 and "<Say>" in answer.text and "<Stream" not in answer.text
+
+
 def test_twilios_own_example_has_that_signature():
     """The worked example of Twilio's documentation."""
     fields = [("CallSid", "CA1234567890ABCDE"), ("Caller", "+12349013030"), ("Digits", "1234"),

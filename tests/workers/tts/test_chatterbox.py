@@ -128,7 +128,7 @@ def resident():
 def assert_whole_again(model, reference):
     """The next sentence is what it would have been, and nothing of the one before is left."""
     assert caches() == 0
-    again, _ = say(model, OTHER)
+    again, _ = say(model, OTHER, limit=25)
     assert np.array_equal(again, reference)
     # transformers installs one of its own, once; Multilingual's spies would be one more each time.
     assert all(len(layer.self_attn._forward_hooks) <= 1 for layer in getattr(model.hooks._t3.tfmr, "layers", ()))
@@ -136,7 +136,7 @@ def assert_whole_again(model, reference):
 
 def test_a_synthesis_left_anywhere_leaves_nothing_behind(model):
     """In every variant: no block ends after the cancel, no cache lives, the next sentence is bit-identical."""
-    reference, whole = say(model, OTHER)
+    reference, whole = say(model, OTHER, limit=25)
     _, watch = say(model, SENTENCE)
     assert len(reference) == whole.voiced * SAMPLES and watch.late == 0
     for blocks in random.Random(1).sample(range(watch.blocks - 1), 12):
@@ -149,7 +149,7 @@ def test_a_synthesis_left_anywhere_leaves_nothing_behind(model):
 @pytest.mark.parametrize("phase", ["t3", "s3gen"])
 def test_a_hundred_times(english, phase):
     """100 times within T3, 100 times within S3Gen, at random: nothing begun afterwards, no cache, memory flat."""
-    reference, _ = say(english, OTHER)
+    reference, _ = say(english, OTHER, limit=25)
     order = []
     recorder = Leaving(english, 10**9)
     with recorder.counting():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.tts.engines.chatterbox_stream import (
@@ -41,6 +41,7 @@ def spoken(tokens, decode=None):
 TOKENS = st.lists(st.integers(0, VOCABULARY + 2), max_size=260)
 
 
+@settings(deadline=None)
 @given(TOKENS)
 def test_the_pieces_are_the_whole_to_the_sample(tokens):
     """Joined they are what one decoding of all tokens gives, for any number of tokens, with marks among them."""

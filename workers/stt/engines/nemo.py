@@ -146,7 +146,7 @@ class Nemo:
         """A recogniser for one session. ``language`` is not checked: a model does not say which it knows."""
         if self._model is None:
             raise EngineError("STT_ENGINE=nemo was not loaded")
-        return NemoRecognizer(self, await self.run(self._model.open))
+        return NemoRecognizer(self, self._model.open())
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Do ``work`` in the model's thread, after what was asked of it before. Raises EngineError."""

@@ -59,7 +59,7 @@ class Job:
 
 
 class Model:
-    """Loaded with ``load``. All methods belong to one thread."""
+    """Loaded with ``load``. Its methods belong to one thread, but for ``open`` and ``begin``."""
 
     def __init__(self, asr: Any, decoder: Transducer | Ctc, dtype: torch.dtype, *, continuous: bool) -> None:
         """``asr`` is checked and set to its context already; ``continuous`` as in ``load``."""
@@ -105,7 +105,7 @@ class Model:
         self._free.append(hearing.row)
 
     def begin(self, hearing: Hearing) -> None:
-        """An utterance starts with the next sample that is fed. Any thread may say so while no step has the session."""
+        """An utterance starts with the next sample that is fed; not to be said while a step has the session."""
         if not self.context:
             hearing.stream, hearing.heard, hearing.cold = Stream(self.grid), Heard(), True
             return
@@ -124,27 +124,29 @@ class Model:
             if together:
                 with torch.inference_mode():
                     answers = self._call(together)
-                heard.update((id(job), answer) for job, answer in zip(together, answers, strict=True))
-        for job in jobs:
-            if not job.flush:
-                ignored = job.hearing.stream.ignored
-                job.hearing.stream.advance()
-                # Words up to an utterance's start are those of the one before.
-                if ignored:
-                    heard[id(job)] = Heard(heard[id(job)].transcript.onward())
-                job.hearing.heard = heard[id(job)]
+                for job, answer in zip(together, answers, strict=True):
+                    heard[id(job)] = self._settled(job, answer)
         return [heard[id(job)] for job in jobs]
 
+    def _settled(self, job: Job, heard: Heard) -> Heard:
+        """What a session has heard now that its job is done."""
+        if not job.flush:
+            if job.hearing.stream.ignored:
+                # Words up to an utterance's start are those of the one before.
+                heard = Heard(heard.transcript.onward())
+            job.hearing.stream.advance()
+            job.hearing.heard = heard
+        return heard
+
     def _call(self, jobs: Sequence[Job]) -> list[Heard]:
-        streams = [job.hearing.stream for job in jobs]
         frames = [self.grid.lookback + job.chunks * self.grid.chunk for job in jobs]
         chunks = max(job.chunks for job in jobs)
         device = self.asr.device
-        windows = torch.from_numpy(np.stack([stream.window(chunks) for stream in streams])).to(device)
+        windows = torch.from_numpy(np.stack([job.hearing.stream.window(chunks) for job in jobs])).to(device)
         mel = self._features(windows)
-        for row, stream in enumerate(streams):
-            mel[row, :, : stream.unborn] = 0
-        for job in jobs:
+        for row, job in enumerate(jobs):
+            if job.hearing.stream.unborn:
+                mel[row, :, : job.hearing.stream.unborn] = 0
             if job.hearing.cold:
                 for cache, axis in zip(self._caches, (1, 1, 0), strict=True):
                     cache.select(axis, job.hearing.row).zero_()
@@ -180,7 +182,11 @@ class Model:
         limit = share * self.grid.step / RATE
         fit, size = 1, 1
         while True:
-            took = self._time_step(size)
+            try:
+                took = self._time_step(size)
+            except torch.OutOfMemoryError:
+                log.info("a step of %d sessions does not fit into the GPU's memory", size)
+                return fit
             log.info("a step of %d sessions takes %.1f ms; a chunk lasts %d ms",
                      size, took * 1000, self.grid.step * 1000 // RATE)  # fmt: skip
             if took > limit:
