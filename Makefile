@@ -8,7 +8,7 @@ CHATTERBOX ?= .venv-chatterbox
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein clean
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -48,6 +48,9 @@ lint: $(VENV)/.installed-dev  ## style and types
 
 speech: $(VENV)/.installed-dev  ## the spoken questions of the tests, by flite
 	$(BIN)/python -m tests.speech
+
+live-check: $(VENV)/.installed-dev speech  ## a call with four interruptions, seen from every side, with the engines set
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.live_check $(ARGS)
 
 bench-bargein: $(VENV)/.installed  ## from the caller's onset to silence, in milliseconds, stage by stage
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.bargein $(ARGS)

@@ -83,6 +83,8 @@ class BusSettings(BaseSettings):
     embedded_redis_dir: Path = Path(".bargein/redis")
     """Where the embedded server keeps its data: a folder of its own, readable by its owner only."""
     log_level: LogLevel = "INFO"
+    tracing: bool = False
+    """Whether OpenTelemetry is told of every turn; where, its own variables say (OTEL_EXPORTER_OTLP_ENDPOINT)."""
 
 
 S = TypeVar("S", bound=BaseSettings)

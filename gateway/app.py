@@ -32,12 +32,13 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from bus.events import CancelRequested
+from bus import tracing
+from bus.events import CancelRequested, TurnRecord
 from bus.keys import is_session, new_session, session_key, shard_of
 from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
-from bus.settings import load, masked, start_logging
+from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
 from bus.streams import Bus, connector
 from gateway import console, metrics, phone
 from gateway.client_secrets import client_secrets
@@ -134,12 +135,16 @@ class Gateway:
         session = Session(
             self.bus, outlet.session, outlet, profile,
             input_rate=rate, probability=self.detector() if listens else (lambda window: 0.0), work=self.work,
-            owner=self.name, listens=listens, on_record=self.metrics.record,
+            owner=self.name, listens=listens, on_record=lambda record: self._settled(outlet.session, record),
         )  # fmt: skip
         if listens:
             self.sessions[session.id] = session
             self.metrics.call()
         return session
+
+    def _settled(self, session: str, record: TurnRecord) -> None:
+        self.metrics.record(record)
+        tracing.turn(session, record)
 
     async def announce(self) -> None:
         """Say where the page is, once a call can be served."""
@@ -319,6 +324,12 @@ def create_app(
 def main() -> None:
     settings = load(GatewaySettings)
     start_logging(settings.log_level)
+    try:
+        if settings.tracing:
+            tracing.start("bargein-gateway")
+    except tracing.NoTracing as missing:
+        print(missing, file=sys.stderr)
+        sys.exit(CONFIGURATION_ERROR)
     log.info("gateway on %s, redis at %s", _shown(settings), masked(settings.redis_url))
     uvicorn_log = logging.getLogger("uvicorn.error")
     uvicorn_log.setLevel(max(logging.WARNING, logging.getLogger().level))

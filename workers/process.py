@@ -9,6 +9,7 @@ import sys
 
 from pydantic import Field
 
+from bus import tracing
 from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
 from bus.streams import Bus, connector
 from workers.engines import EngineError, find
@@ -34,6 +35,12 @@ def main(kind: type[Worker]) -> None:
     """Run a worker of this kind until SIGTERM or SIGINT; exit code 2 when its engine or settings are wrong."""
     settings = load(WorkerSettings)
     start_logging(settings.log_level)
+    try:
+        if settings.tracing:
+            tracing.start(f"bargein-{kind.stage}")
+    except tracing.NoTracing as missing:
+        print(missing, file=sys.stderr)
+        sys.exit(CONFIGURATION_ERROR)
     try:
         engine = find(kind.stage, getattr(settings, f"{kind.stage}_engine"))
     except EngineError as error:

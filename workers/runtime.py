@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from redis.exceptions import ResponseError
 
+from bus import tracing
 from bus.backoff import Backoff
 from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
 from bus.events import Event, Stopped
@@ -255,8 +256,11 @@ class Worker(ABC):
             log.warning("%s: redis was lost at the end of %s (%s)", self.name, lease.session, type(error).__name__)
         finally:
             self.guard.release(token)
+            took = asyncio.get_running_loop().time() - began
             self.counts.update(lease.refused)
-            self.counts["busy_seconds"] += asyncio.get_running_loop().time() - began  # type: ignore[assignment]
+            self.counts["busy_seconds"] += took  # type: ignore[assignment]
+            facts = {"bargein.worker": self.name, "bargein.engine": self.engine.name, "bargein.fence": lease.fence}
+            tracing.lease(lease.session, lease.turn, self.stage, took, {**facts, "bargein.cancelled": token.cancelled})
             if self._leases.get((lease.key, lease.entry)) is lease:
                 del self._leases[lease.key, lease.entry], self._begun[lease.key, lease.entry]
             self._free.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ class _Stretch:
     start: int
     end: int
     at: int
+    anchors: list[int]
+    """Where each of its reports would have it begin: the microphone's audio arrives late now and then, never early."""
 
     @property
     def after(self) -> int:
@@ -71,8 +74,13 @@ def _stretches(playback: Iterable[Played]) -> list[_Stretch]:
         free = last.after if last else 0
         if last and (last.turn, last.end) == (event.turn, event.start) and event.mic - free <= JOIN_MS * _MS:
             last.end = event.end
+            last.anchors.append(event.mic - (event.start - last.start) * _MS)
         else:
-            done.append(_Stretch(event.turn, event.start, event.end, max(event.mic, free)))
+            done.append(_Stretch(event.turn, event.start, event.end, max(event.mic, free), [event.mic]))
+    free = 0
+    for stretch in done:
+        stretch.at = max(free, round(median(stretch.anchors)))
+        free = stretch.after
     return [stretch for stretch in done if stretch.end > stretch.start]
 
 
