@@ -22,6 +22,8 @@ SESSION_STREAMS = (
 SESSION_KEYS = (
     *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "lease:gateway",
 )  # fmt: skip
+KEPT_KEYS = tuple(name for name in SESSION_KEYS if name != "lease:gateway")
+"""What is kept for a while after a session's end. The lease is not: it says that there is none."""
 
 _SESSION = re.compile(r"s(\d{1,5})-[0-9a-z]{4,32}(\.\d+)?")
 
@@ -63,6 +65,11 @@ def secret_key(digest: str) -> str:
 def handover_key(call: str) -> str:
     """The number that a phone call is handed over to; ``call`` is the carrier's name for it."""
     return f"{PREFIX}:handover:{call}"
+
+
+def live_key(shard: int) -> str:
+    """The set of a shard's sessions that some gateway has begun and none has ended."""
+    return f"{PREFIX}:{{s{shard}}}:live"
 
 
 def worker_key(stage: str, worker: str) -> str:

@@ -61,10 +61,11 @@ return redis.call('XDEL', KEYS[1], ARGV[2])
 """Take back an offer that nobody has claimed: 1 if so, 0 when it was claimed or is gone."""
 
 HOLD_LEASE = """
--- KEYS: lease     ARGV: owner, milliseconds
+-- KEYS: lease, live sessions     ARGV: owner, milliseconds, session
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[3])
 return 1
 """
-"""Take or renew a lease held by name: 1, or 0 while somebody else holds it."""
+"""Take or renew a session's lease, held by name: 1, or 0 while somebody else holds it. The session counts as live."""

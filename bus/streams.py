@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError
 from bus import scripts
 from bus.backoff import Backoff
 from bus.events import Event
-from bus.keys import SESSION_KEYS, session_key
+from bus.keys import KEPT_KEYS, session_key
 from bus.outbox import OUTAGE, Outbox
 from bus.reader import Entry, Reader, Subscription, Unique, read_entry
 from bus.wire import encode
@@ -182,7 +182,7 @@ class Bus:
         rows = await self.commands.hgetall(session_key(session, "config"))
         return {name.decode(): value.decode() for name, value in rows.items()}
 
-    async def keep(self, session: str, seconds: float, names: Iterable[str] = SESSION_KEYS) -> None:
+    async def keep(self, session: str, seconds: float, names: Iterable[str] = KEPT_KEYS) -> None:
         """Let a session's keys live ``seconds`` from now; those that do not exist are left alone."""
         for name in names:
             last = self.outbox.send("PEXPIRE", session_key(session, name), int(seconds * 1000))

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +52,7 @@ from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
 from gateway.speech import Probability, silero
+from gateway.sweeper import Sweeper
 from gateway.tasks import enqueue_recording
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,12 @@ class Gateway:
         session = self.sessions.pop(session_id, None)
         log.info("%s: ended", session_id)
         if session is not None and session.profile.record:
+            await enqueue_recording(self.settings, session_id)
+
+    async def swept(self, session_id: str, config: Mapping[str, str]) -> None:
+        """A session whose gateway died was ended here: it is written down if it was to be."""
+        self.metrics.swept()
+        if config.get("record") == "1":
             await enqueue_recording(self.settings, session_id)
 
     async def missing(self) -> list[str]:
@@ -294,11 +301,13 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         own = bus or Bus(connector(settings.redis_url), shards=settings.bus_shards)
         app.state.gateway = gateway = Gateway(settings, own, detector)
-        announcing = asyncio.create_task(gateway.announce())
+        sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
+        tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
         try:
             yield
         finally:
-            announcing.cancel()
+            for task in tasks:
+                task.cancel()
             for session in list(gateway.sessions.values()):
                 session.ended.set()
             if bus is None:

@@ -54,6 +54,7 @@ class Metrics:
         self._samples = Counter("bargein_unheard_samples", "Made by the voice and not heard.", registry=registry)
         self._tokens = Counter("bargein_cancelled_tokens", "Generated for cancelled turns.", registry=registry)
         self._calls = Counter("bargein_calls", "Calls that began.", registry=registry)
+        self._swept = Counter("bargein_swept", "Calls ended in place of a gateway that died.", registry=registry)
         self._refused = Counter("bargein_refused", "Calls that were not let in.", ["code"], registry=registry)
         self._failures = Counter("bargein_turn_failures", "Turns that failed.", ["stage"], registry=registry)
         self._spans = Histogram(
@@ -77,6 +78,10 @@ class Metrics:
     def call(self) -> None:
         """Count a call that begins."""
         self._calls.inc()
+
+    def swept(self) -> None:
+        """Count a call that was ended because its gateway had died."""
+        self._swept.inc()
 
     def refused(self, code: str) -> None:
         """Count somebody who was not let in."""

@@ -149,7 +149,7 @@ class Session:
                 await self.stagehand.effects.idle()
                 self.stagehand.recorder.flush()
                 await self.bus.outbox.drain()
-                await self.bus.commands.delete(session_key(self.id, "lease:gateway"))
+                await self._upkeep.let_go()
                 await self.bus.keep(self.id, self.profile.retention)
         except (*OUTAGE, TimeoutError):
             log.warning("%s: redis did not answer at the session's end; its keys expire by themselves", self.id)

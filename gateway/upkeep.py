@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bus import scripts
-from bus.keys import session_key
+from bus.keys import live_key, session_key, shard_of
 from bus.outbox import OUTAGE
+from bus.streams import Bus
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -24,6 +25,12 @@ LIFETIME = 3600.0
 """Seconds that a session's keys outlive a gateway that died without ending it."""
 
 
+async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bool:
+    """Take or renew a session's lease; false when another gateway has it. Raises what a lost server raises."""
+    keys = [session_key(session, "lease:gateway"), live_key(shard_of(session))]
+    return bool(await bus.run(scripts.HOLD_LEASE, keys, [owner, int(seconds * 1000), session]))
+
+
 class Upkeep:
     """Belongs to one session; ``owner`` names its gateway."""
 
@@ -33,8 +40,13 @@ class Upkeep:
 
     async def hold(self) -> bool:
         """Take or renew the lease; false when another gateway has it. Raises what a lost server raises."""
-        key = session_key(self._session.id, "lease:gateway")
-        return bool(await self._session.bus.run(scripts.HOLD_LEASE, [key], [self._owner, int(LEASE * 1000)]))
+        return await hold(self._session.bus, self._session.id, self._owner)
+
+    async def let_go(self) -> None:
+        """The session has ended: it is nobody's, and not live any more. Raises what a lost server raises."""
+        bus, session = self._session.bus, self._session.id
+        await bus.commands.delete(session_key(session, "lease:gateway"))
+        await bus.commands.srem(live_key(shard_of(session)), session)
 
     async def run(self, last_speech: Callable[[], str]) -> None:
         """Do it for ever, or until the lease is lost; ``last_speech`` is the newest entry of the speech stream."""

@@ -1,10 +1,14 @@
 """Processes that die under a running product."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from gateway.client import Call
+from bus.history import read
+from bus.keys import live_key, work_key
+from bus.streams import Bus, connector
+from gateway.client import Call, HungUp
 from tests.product import running_product
 from tests.speech import path as speech
 
@@ -14,7 +18,7 @@ pytestmark = pytest.mark.end_to_end
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory):
     """A product of its own: its workers are killed."""
-    with running_product(tmp_path_factory.mktemp("victim")) as running:
+    with running_product(tmp_path_factory.mktemp("victim"), RESUME_S="1") as running:
         yield running
 
 
@@ -48,10 +52,31 @@ async def test_a_killed_voice_does_not_lose_the_call(victim):
     await victim.until_respawned("tts", dead)
 
 
-async def test_a_killed_gateway_comes_back(victim):
-    """The calls of a killed gateway end; a moment later new ones are taken."""
-    await victim.until_respawned("gateway", victim.kill("gateway"))
-    assert (await converse(victim)).status == "completed"
+async def test_a_killed_gateway_comes_back_and_ends_what_it_left(victim):
+    """A moment after a gateway died calls are taken again; the call it lost is closed with what was heard of it."""
+    bus = Bus(connector(victim.redis_url))
+    try:
+        with contextlib.suppress(HungUp):
+            async with Call(victim.extended) as call:
+                await call.say(speech("story"))
+                await call.reply_started()
+                await call.clock.sleep_until(call.clock.now() + 1500)
+                dead = victim.kill("gateway")
+                await call.reply()
+        session = call.session_id
+        await victim.until_respawned("gateway", dead)
+        assert (await converse(victim)).status == "completed"
+        async with asyncio.timeout(30):
+            while await bus.commands.sismember(live_key(0), session):
+                await asyncio.sleep(0.1)
+        said = await read(bus, session)
+        assert [(message.role, message.complete) for message in said] == [("user", True), ("assistant", False)]
+        async with asyncio.timeout(10):
+            for stage in ("stt", "llm", "tts"):
+                while await bus.commands.xlen(work_key(0, stage)):
+                    await asyncio.sleep(0.1)
+    finally:
+        await bus.close()
 
 
 async def test_several_workers_of_a_stage_and_ctrl_c(tmp_path):
