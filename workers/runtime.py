@@ -30,6 +30,9 @@ from bus.tallies import tell
 
 log = logging.getLogger(__name__)
 
+STALE_AFTER = 30_000
+"""Milliseconds without an entry on the mic stream after which a session without a gateway is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -42,6 +45,8 @@ class Life:
     deliveries: int = 4
     steady: float = 10.0
     """Work that has gone on for so long does not count as killing its workers."""
+    idle: float = 5.0
+    """Without any word from a session for so long, its gateway is looked for."""
 
 
 class Writer:
@@ -283,6 +288,16 @@ class Worker(ABC):
             for task in (serving, lost):
                 task.cancel()
             await asyncio.gather(serving, lost, return_exceptions=True)
+
+    async def abandoned(self, session: str) -> bool:
+        """Whether nobody holds the session any more and its microphone has long been silent: its gateway died."""
+        try:
+            if await self.bus.commands.exists(session_key(session, "lease:gateway")):
+                return False
+            last = await self.bus.last_id(session_key(session, "mic"))
+        except OUTAGE:
+            return False  # nothing is known
+        return self.bus.now() - int(last.partition("-")[0]) > STALE_AFTER
 
     def acknowledge(self, lease: Lease, ack: Stopped) -> None:
         """Tell the session that this stage has stopped a cancelled turn."""

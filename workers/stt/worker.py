@@ -39,10 +39,6 @@ log = logging.getLogger(__name__)
 
 KEPT = 2 * MIC_RATE
 """Samples kept from before an utterance: its pre-roll lies in them."""
-IDLE = 5.0
-"""Seconds without any entry after which the session's gateway is looked for."""
-STALE_AFTER = 30_000
-"""Milliseconds without an entry on the mic stream after which a session without a gateway is over."""
 
 
 class Ear:
@@ -122,7 +118,7 @@ class SttWorker(Worker):
             context=getattr(self.engine, "context", 0) if lease.fence > 1 else 0,
         )
         try:
-            await hearing.follow(mic, lambda: self._abandoned(session))
+            await hearing.follow(mic, self.life.idle, lambda: self.abandoned(session))
         finally:
             mic.close()
             await hearing.recognizer.close()
@@ -135,13 +131,6 @@ class SttWorker(Worker):
         """(utterance, revision) of every final text that stands."""
         entries = await self.bus.replay(session_key(session, "transcript"))
         return {(e.event.utterance, e.event.revision) for e in entries if isinstance(e.event, Final)}
-
-    async def _abandoned(self, session: str) -> bool:
-        """Whether nobody holds the session any more and its microphone has long been silent."""
-        if await self.bus.commands.exists(session_key(session, "lease:gateway")):
-            return False
-        last = await self.bus.last_id(session_key(session, "mic"))
-        return self.bus.now() - int(last.partition("-")[0]) > STALE_AFTER
 
 
 class _Session:
@@ -163,11 +152,11 @@ class _Session:
         self._ear = Ear(context)
         self._text = ""
 
-    async def follow(self, mic: Subscription, abandoned: Callable[[], Awaitable[bool]]) -> None:
-        """Read the microphone to its end."""
+    async def follow(self, mic: Subscription, idle: float, abandoned: Callable[[], Awaitable[bool]]) -> None:
+        """Read the microphone to its end; after ``idle`` seconds of nothing ask whether there is any."""
         while True:
             try:
-                async with asyncio.timeout(IDLE):
+                async with asyncio.timeout(idle):
                     entry = await anext(mic, None)
             except TimeoutError:
                 if await abandoned():

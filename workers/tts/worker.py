@@ -36,6 +36,10 @@ class SpeechSettings(BusSettings):
     """Seconds of audio that may be written beyond what has been played: so much of it a barge-in wastes at most."""
 
 
+class Abandoned(Exception):
+    """The gateway that would play this has died, and no other has taken its session."""
+
+
 class TtsWorker(Worker):
     """Speaks turns. Its engine is a ``TtsEngine``."""
 
@@ -54,6 +58,9 @@ class TtsWorker(Worker):
             return
         try:
             took = await until_cancelled(token, speech.speak())
+        except Abandoned:
+            log.info("turn %d of %s was left without a gateway; nobody hears it", lease.turn, lease.session)
+            return
         finally:
             speech.close()
         if took is not None:
@@ -200,7 +207,12 @@ class _Speech:
         rate, credit = self._worker.engine.rate, self._worker.credit * 1000
         while (self.samples + samples) * 1000 // rate - self._played_ms > credit:
             self._moved.clear()
-            await self._moved.wait()
+            try:
+                async with asyncio.timeout(self._worker.life.idle):
+                    await self._moved.wait()
+            except TimeoutError:
+                if await self._worker.abandoned(self._lease.session):
+                    raise Abandoned from None
 
     async def _follow_playback(self) -> None:
         async for entry in self._playback:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest_asyncio
 
 from bus.cancel import raise_watermark
 from bus.events import Played, ReplyEnd, Sentence, SpeakOffer, SpeechAudio, SpeechEnd
-from bus.keys import session_key
+from bus.keys import session_key, work_key
 from bus.leases import Work
 from bus.streams import Bus
 from tests.bus.fake_server import fake_connector
@@ -35,9 +36,9 @@ class World:
         self.work = Work(self.bus, "tts")
 
     @contextlib.asynccontextmanager
-    async def worker(self, engine, credit=3.0):
+    async def worker(self, engine, credit=3.0, life=QUICK):
         bus = Bus(self.make_client)
-        worker = TtsWorker(bus, engine, QUICK, credit=credit)
+        worker = TtsWorker(bus, engine, life, credit=credit)
         task = asyncio.create_task(worker.run())
         try:
             async with asyncio.timeout(5):
@@ -188,3 +189,18 @@ async def test_a_session_may_be_spoken_to_faster(world):
             assert milliseconds(events) == pytest.approx(expected, abs=1)
     assert asked == [("tone", 1.25)]
     assert all(np.abs(np.frombuffer(event.pcm, "<i2")).max() <= 9000 for event in events[:-1] if event.pcm)
+
+
+async def test_a_turn_whose_gateway_died_does_not_hold_its_place_for_ever(world):
+    """Nothing of it is heard any more, and nobody holds its session: the worker lets go, and nobody takes it."""
+    async with world.worker(ScriptedTts(), life=replace(QUICK, idle=0.05)):
+        held = session_key(world.session, "lease:gateway")
+        await world.bus.commands.set(held, "gateway")
+        await world.offer(1, "word " * 30)
+        await world.spoken(1, lambda events: milliseconds(events) > 2900)
+        await asyncio.sleep(0.2)  # several times as long as the worker is idle: it waits while somebody holds it
+        assert await world.bus.commands.xlen(work_key(0, "tts")) == 1
+        await world.bus.commands.delete(held)
+        async with asyncio.timeout(5):
+            while await world.bus.commands.xlen(work_key(0, "tts")):
+                await asyncio.sleep(0.005)
