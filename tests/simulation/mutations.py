@@ -40,7 +40,11 @@ MUTATIONS = (
     Mutation(
         "no-guard-at-the-gateway",
         (
-            Edit("gateway.session", "if live is None or live.number != event.turn:", "if live is None:"),
+            Edit(
+                "gateway.session",
+                "if live is None or live.number != event.turn:\n            return\n        if live.began is None:",
+                "if live is None:\n            return\n        if live.began is None:",
+            ),
             Edit("gateway.output", "if event.turn != self.playback.turn:", "if not self.playback.turn:"),
             Edit("gateway.playback", "if track is None or track.turn != turn:", "if track is None:"),
         ),
