@@ -153,9 +153,18 @@ async def until_gone(stack):
             await asyncio.sleep(0.01)
 
 
+async def forget_other_tests():
+    """Let what other tests left behind, clients of closed loops for example, complain before this one listens."""
+    for _ in range(3):
+        gc.collect()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
 async def test_ten_thousand_events_harm_nobody(caplog):
     """Schema-based and raw, over ten calls: each goes on to the end and is served then, with every event that comes
     back valid; nothing is logged as unexpected; afterwards there are as many tasks and as much memory as before."""
+    await forget_other_tests()
     caplog.set_level(logging.ERROR)
     async with running_stack(llm=CallingLlm(), max_session_s=0) as stack:
         tasks, memory, codes = [], [], set()
