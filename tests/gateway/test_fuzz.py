@@ -166,6 +166,7 @@ async def test_ten_thousand_events_harm_nobody(caplog):
     back valid; nothing is logged as unexpected; afterwards there are as many tasks and as much memory as before."""
     await forget_other_tests()
     caplog.set_level(logging.ERROR)
+    caplog.clear()
     async with running_stack(llm=CallingLlm(), max_session_s=0) as stack:
         tasks, memory, codes = [], [], set()
         tracemalloc.start()
