@@ -54,8 +54,9 @@ async def test_what_callers_say_is_understood(tmp_path, context):
     from tests.workers.stt.nemo_world import word_errors
 
     settings = {
+        # Calls that are being ended count as well as the AT_ONCE that are going on.
         "STT_ENGINE": "nemo", "STT_MODEL": str(MODEL), "STT_ATT_CONTEXT": context, "STT_PYTHON": sys.executable,
-        "STT_CAPACITY": "8", "STT_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "STT_CAPACITY": "32", "STT_THREADS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     said = list(sentences())
     with running_product(tmp_path, **settings) as product:
