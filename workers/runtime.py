@@ -134,9 +134,7 @@ class Worker(ABC):
                 task.result()
             await self._finish()
         finally:
-            for task in [*tasks, *self._serving]:
-                task.cancel()
-            await asyncio.gather(*tasks, *self._serving, return_exceptions=True)
+            await end(*tasks, *self._serving)
             await self.work.close()
 
     def drain(self) -> None:
@@ -285,9 +283,7 @@ class Worker(ABC):
                 return True
             return False
         finally:
-            for task in (serving, lost):
-                task.cancel()
-            await asyncio.gather(serving, lost, return_exceptions=True)
+            await end(serving, lost)
 
     async def abandoned(self, session: str) -> bool:
         """Whether nobody holds the session any more and its microphone has long been silent: its gateway died."""
@@ -304,6 +300,20 @@ class Worker(ABC):
         self.counts["stops"] += 1
         self.counts["stop_seconds"] += ack.took / 1000  # type: ignore[assignment]
         self.bus.post(session_key(lease.session, "acks"), ack)
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and return once all have ended.
+
+    A library may lose a cancel: asyncio.wait_for of Python 3.11 does when it comes together with what was waited for.
+    So it is repeated.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until_cancelled(token: CancelToken, work: Coroutine[Any, Any, None]) -> float | None:
