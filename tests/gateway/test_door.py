@@ -64,7 +64,8 @@ async def test_an_ephemeral_key_of_the_sdk_opens_it_at_any_gateway():
         sdk = AsyncOpenAI(api_key=LAPTOP, base_url=f"{one.http}/v1")
         wanted = {"type": "realtime", "instructions": "Speak like a pirate.", "output_modalities": ["text"]}
         after = {"anchor": "created_at", "seconds": 60}
-        secret = await sdk.realtime.client_secrets.create(expires_after=after, session=wanted)
+        async with sdk:
+            secret = await sdk.realtime.client_secrets.create(expires_after=after, session=wanted)
         assert secret.value.startswith("ek_") and 50 <= secret.expires_at - time.time() <= 61
         assert secret.session.instructions == wanted["instructions"]
         for stack in (one, two):
@@ -82,8 +83,9 @@ async def test_an_ephemeral_key_of_the_sdk_opens_it_at_any_gateway():
         await one.bus.commands.delete(keys[0])
         status, _ = await refusal(one.ws, subprotocols=offered)
         assert status == 401
-        with pytest.raises(AuthenticationError):
-            await AsyncOpenAI(api_key="sk-wrong-0123", base_url=f"{one.http}/v1").realtime.client_secrets.create()
+        async with AsyncOpenAI(api_key="sk-wrong-0123", base_url=f"{one.http}/v1") as stranger:
+            with pytest.raises(AuthenticationError):
+                await stranger.realtime.client_secrets.create()
 
 
 @pytest.mark.parametrize(
