@@ -27,6 +27,8 @@ from gateway.inputs import SpeechCleared, SpeechEnded, SpeechStarted
 from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
 
 PRE_ROLL_MS = 300
+STALL_S = 2.0
+"""Seconds without audio that count as silence: longer than networks and schedulers pause."""
 KEPT_MS = 30_000
 """Audio kept on the stream behind the present, and behind the start of an utterance that goes on: what a recogniser
 that takes over needs as left context."""
@@ -61,6 +63,7 @@ class Microphone:
         self._keep_all = keep_all
         self._streaming = streaming
         self._open = False
+        self._heard_at = 0.0
         self._known_until = 0
         """Sample up to which audio is in the text of an utterance before: where a pre-roll may begin."""
         self._marks: list[tuple[int, str]] = []
@@ -91,11 +94,13 @@ class Microphone:
             pcm = self._canceller.feed(pcm)
         if muted:
             pcm = bytes(len(pcm))
+        self._heard_at = at
         return self._heard(*self._hearing.feed(pcm), at)
 
     def _heard(self, fast: bytes, clean: bytes, at: float) -> list[Speech]:
         found: list[Speech] = []
         if self.by_hand:
+            self.detector.skip(fast)
             if not self._open and fast:
                 self._open = True
                 found = [SpeechStarted(at, self.position)]
@@ -115,6 +120,15 @@ class Microphone:
         self._open = False
         self._flush()
         return [SpeechEnded(at, self.position)]
+
+    def stalled(self, at: float) -> list[Speech]:
+        """End an utterance that goes on where no audio has come for STALL_S: a client that was muted sends none."""
+        if self.by_hand or at - self._heard_at < STALL_S:
+            return []
+        ended = self.detector.end(at)
+        if ended:
+            self._flush()
+        return ended
 
     def clear(self, at: float) -> SpeechCleared:
         """The client takes back what it sent since the last utterance ended."""
@@ -163,7 +177,8 @@ class Microphone:
     def _flush(self) -> None:
         # The resampler holds back up to 40 ms and a canceller up to 20, which would be the end of a word.
         silence = bytes(self._hearing.rate // 10 * 2)
-        _, clean = self._hearing.feed(silence if self._canceller is None else self._canceller.feed(silence))
+        fast, clean = self._hearing.feed(silence if self._canceller is None else self._canceller.feed(silence))
+        self.detector.skip(fast)
         if clean:
             self._post(MicAudio(self.position, clean))
             self.position += len(clean) // 2

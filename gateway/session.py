@@ -188,12 +188,13 @@ class Session:
         self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, waits or self.stagehand.calls.unseen))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
-        """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
-        live = self.state.live
-        if live is None or live.state is TurnState.SPECULATIVE or turn not in (0, live.number):
+        """Cancel the live turn or the one that waits, or ``turn`` if that is live; which was cancelled, 0 if none."""
+        live, waits = self.state.live, self.state.asked is not None
+        number = live.number if live is not None else self.state.next_turn if waits else 0
+        if turn not in (0, number) or (live is not None and live.state is TurnState.SPECULATIVE):
             return 0
         self.feed(inputs.CancelAsked(self.now, turn, reason))
-        return live.number
+        return number
 
     def played(self, turn: int, position_ms: float) -> None:
         """A client that was told to hold says how much it had really played."""

@@ -80,6 +80,11 @@ class SpeechDetector:
             self._position += WINDOW
         return found
 
+    def skip(self, pcm: bytes) -> None:
+        """Audio that is not looked at, so that positions go on: what was begun before it is left as it is."""
+        self._position += (len(self._rest) + len(pcm)) // 2
+        self._rest = b""
+
     def end(self, at: float) -> list[Speech]:
         """The audio is over: end an utterance that goes on."""
         if not self._speaking:

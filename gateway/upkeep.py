@@ -54,6 +54,8 @@ class Upkeep:
         while True:
             await asyncio.sleep(LEASE / 5)
             beats += 1
+            for found in session.microphone.stalled(session.now):
+                session.feed(found)
             try:
                 if not await self.hold():
                     log.warning("%s: another gateway has taken this session", session.id)
