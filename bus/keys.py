@@ -39,6 +39,12 @@ def is_session(text: str) -> bool:
     return _SESSION.fullmatch(text) is not None
 
 
+def session_in(text: str) -> str:
+    """The first session id within ``text``, else ""."""
+    match = _SESSION.search(text)
+    return match.group() if match is not None else ""
+
+
 def shard_of(session: str) -> int:
     """The shard in a session id. Raises ValueError when the id has another form."""
     match = _SESSION.fullmatch(session)

@@ -7,7 +7,6 @@ default; an empty value counts as absent. Values that may hold a secret are neve
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import types
@@ -83,6 +82,8 @@ class BusSettings(BaseSettings):
     embedded_redis_dir: Path = Path(".bargein/redis")
     """Where the embedded server keeps its data: a folder of its own, readable by its owner only."""
     log_level: LogLevel = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    """json: an object a line, with session and turn as fields."""
     tracing: bool = False
     """Whether OpenTelemetry is told of every turn; where, its own variables say (OTEL_EXPORTER_OTLP_ENDPOINT)."""
 
@@ -120,13 +121,6 @@ def problems(kind: type[BaseSettings], error: ValidationError) -> list[str]:
         said = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else ""
         lines.append(f"{name.upper()}={value}: {said or 'expected ' + _expected(field)}")
     return lines
-
-
-def start_logging(level: str) -> None:
-    """Log to stderr, one line a record: time, level, logger, message."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
 
 
 def _is_secret(name: str, field: FieldInfo) -> bool:

@@ -36,9 +36,10 @@ from bus import tracing
 from bus.events import CancelRequested, TurnRecord
 from bus.keys import is_session, new_session, session_key, shard_of
 from bus.leases import Work
+from bus.logs import concern, start_logging
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
-from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
+from bus.settings import CONFIGURATION_ERROR, load, masked
 from bus.streams import Bus, connector
 from gateway import console, metrics, phone
 from gateway.client_secrets import client_secrets
@@ -139,6 +140,7 @@ class Gateway:
 
     def make_session(self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True) -> Session:
         """A session for a client that has connected; one that listens is a call, and known as such."""
+        concern(outlet.session)
         session = Session(
             self.bus, outlet.session, outlet, profile,
             input_rate=rate, probability=self.detector() if listens else (lambda window: 0.0), work=self.work,
@@ -150,6 +152,9 @@ class Gateway:
         return session
 
     def _settled(self, session: str, record: TurnRecord) -> None:
+        reason = f" ({record.reason})" if record.reason else ""
+        told = "%s: turn %d %s%s, %d ms heard"
+        log.info(told, session, record.turn, record.outcome, reason, record.heard, extra={"turn": record.turn})
         self.metrics.record(record)
         tracing.turn(session, record)
 
@@ -332,7 +337,7 @@ def create_app(
 
 def main() -> None:
     settings = load(GatewaySettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     try:
         if settings.tracing:
             tracing.start("bargein-gateway")

@@ -288,7 +288,7 @@ class Stagehand:
         self.recorder.closed(turn, "done" if done else "failed", action.error, heard_ms)
         self.recorder.settled(turn)
         if not done:
-            log.error("%s: turn %d failed: %s", self._session.id, turn, action.error)
+            log.error("%s: turn %d failed: %s", self._session.id, turn, action.error, extra={"turn": turn})
 
             async def stop() -> None:
                 await raise_watermark(self._session.bus, self._session.id, turn, "failed")
@@ -300,7 +300,8 @@ class Stagehand:
         record = self._turns.pop(action.turn, None)
         unanswered = record.missing if record is not None else []
         if unanswered:
-            log.warning("%s: turn %d: no answer from %s", self._session.id, action.turn, ", ".join(unanswered))
+            told = "%s: turn %d: no answer from %s"
+            log.warning(told, self._session.id, action.turn, ", ".join(unanswered), extra={"turn": action.turn})
         for stage in unanswered:
             self.step(f"late:{stage}", "did not say that it stopped", action.turn)
         self.recorder.settled(action.turn, unanswered)

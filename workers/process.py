@@ -10,7 +10,8 @@ import sys
 from pydantic import Field
 
 from bus import tracing
-from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
+from bus.logs import start_logging
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load
 from bus.streams import Bus, connector
 from workers.engines import EngineError, find
 from workers.runtime import Life, Worker
@@ -34,7 +35,7 @@ class WorkerSettings(BusSettings):
 def main(kind: type[Worker]) -> None:
     """Run a worker of this kind until SIGTERM or SIGINT; exit code 2 when its engine or settings are wrong."""
     settings = load(WorkerSettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     try:
         if settings.tracing:
             tracing.start(f"bargein-{kind.stage}")

@@ -23,6 +23,7 @@ from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
 from bus.events import Event, Stopped
 from bus.keys import session_key, shard_of
 from bus.leases import Lease, Work
+from bus.logs import concern
 from bus.outbox import OUTAGE
 from bus.registry import LIFETIME, WorkerRecord, register, unregister
 from bus.streams import Bus
@@ -234,6 +235,7 @@ class Worker(ABC):
         task.add_done_callback(self._serving.discard)
 
     async def _lead(self, lease: Lease) -> None:
+        concern(lease.session, lease.turn)
         token, began = self.guard.token(lease.session, lease.turn), asyncio.get_running_loop().time()
         if lease.turn:
             self.guard.raise_to(lease.session, lease.watermark)
