@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bus.events import Amended, Event, Said
 from bus.keys import session_key
+from bus.reader import position
 from bus.streams import Bus
 
 
@@ -44,16 +45,26 @@ class HistoryWriter:
     def __init__(self, bus: Bus, session: str) -> None:
         self._bus = bus
         self._key = session_key(session, "history")
-        self._last: asyncio.Future[bytes] | None = None
+        self._written: list[tuple[asyncio.Future[bytes], Event]] = []
 
     def say(self, message: Said) -> None:
         """Add a message."""
-        self._last = self._bus.post(self._key, message)
+        self._written.append((self._bus.post(self._key, message), message))
 
     def amend(self, item: str, text: str) -> None:
         """A message's text became known better; empty text removes it."""
-        self._last = self._bus.post(self._key, Amended(item, text))
+        amended = Amended(item, text)
+        self._written.append((self._bus.post(self._key, amended), amended))
 
     async def pin(self) -> str:
         """The id of the newest entry, once it stands: what an offer is made from."""
-        return (await self._last).decode() if self._last is not None else "0-0"
+        return (await self._written[-1][0]).decode() if self._written else "0-0"
+
+    async def again(self) -> None:
+        """Write again what a server that was away has forgotten, under the ids it had."""
+        last = position(await self._bus.last_id(self._key))
+        for entry, event in self._written:
+            if entry.done() and not entry.cancelled() and entry.exception() is None:
+                entry_id = entry.result().decode()
+                if position(entry_id) > last:
+                    await self._bus.write_again(self._key, entry_id, event)

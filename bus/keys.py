@@ -20,7 +20,8 @@ SESSION_STREAMS = (
     "control",
 )  # fmt: skip
 SESSION_KEYS = (
-    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "lease:gateway",
+    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "offers:stt", "offers:llm",
+    "offers:tts", "lease:gateway",
 )  # fmt: skip
 KEPT_KEYS = tuple(name for name in SESSION_KEYS if name != "lease:gateway")
 """What is kept for a while after a session's end. The lease is not: it says that there is none."""

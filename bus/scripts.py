@@ -4,13 +4,55 @@
 """
 
 APPEND_GUARDED = """
--- KEYS: stream, fences of the stage, watermark     ARGV: turn, fence, then the entry's fields
-if tonumber(ARGV[2]) < tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 'FENCED' end
+-- KEYS: stream, fences of the stage, watermark     ARGV: turn, fence, owner, then the entry's fields
+local fence = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+if tonumber(ARGV[2]) < fence then return 'FENCED' end
+if ARGV[3] ~= '' and tonumber(ARGV[2]) == fence then
+  if (redis.call('HGET', KEYS[2], ARGV[1] .. ':owner') or ARGV[3]) ~= ARGV[3] then return 'FENCED' end
+end
 local turn = tonumber(ARGV[1])
 if turn > 0 and turn <= tonumber(redis.call('GET', KEYS[3]) or '0') then return 'CANCELLED' end
-return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 """
-"""Write for a lease: refused when a higher fence was given since, or when the turn (> 0) is cancelled."""
+"""Write for a lease: refused when a higher fence was given since, or when the turn (> 0) is cancelled.
+
+A server that failed over may give a fence twice, so the owner counts as well.
+"""
+
+RESTORE = """
+-- KEYS: stream     ARGV: id, then the entry's fields
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) > 0 then return 0 end
+local added = redis.pcall('XADD', KEYS[1], ARGV[1], unpack(ARGV, 2))
+if type(added) == 'table' and added.err then redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end
+return 1
+"""
+"""Write an entry again that a server may have lost, under the id it had; at the end where that id has passed.
+
+Readers that had it know it by its id, or by its writer and sequence number.
+"""
+
+OFFER = """
+-- KEYS: work stream, offers of the stage     ARGV: turn, token, then the offer's fields
+local known = redis.call('HMGET', KEYS[2], ARGV[1], ARGV[1] .. ':token')
+if known[1] and known[2] == ARGV[2] then return known[1] end
+local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+redis.call('HSET', KEYS[2], ARGV[1], id, ARGV[1] .. ':token', ARGV[2])
+return id
+"""
+"""Offer a turn (0: the session) once: the same token again, after an answer that was lost, offers nothing new."""
+
+HAND_BACK = """
+-- KEYS: work stream, offers of the stage     ARGV: group, consumer, entry id, turn
+local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+local found = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
+if #p == 0 or p[1][2] ~= ARGV[2] or #found == 0 then return false end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
+local id = redis.call('XADD', KEYS[1], '*', unpack(found[1][2]))
+redis.call('HSET', KEYS[2], ARGV[4], id)
+return id
+"""
+"""Offer again what was claimed without room for it."""
 
 RAISE = """
 -- KEYS: watermark     ARGV: turn, channel, announcement
@@ -22,32 +64,73 @@ return mark
 """Atomic maximum, and its announcement."""
 
 TAKE = """
--- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn
+-- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, 1 if it is new
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #p == 0 or p[1][2] ~= ARGV[2] then return {} end
+local held = redis.call('HMGET', KEYS[2], ARGV[4] .. ':entry', ARGV[4] .. ':owner')
+if ARGV[5] == '1' and held[1] == ARGV[3] and held[2] then
+  redis.call('XCLAIM', KEYS[1], ARGV[1], held[2], 0, ARGV[3], 'JUSTID')
+  return {}
+end
 local fence = redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
+redis.call('HSET', KEYS[2], ARGV[4] .. ':owner', ARGV[2], ARGV[4] .. ':entry', ARGV[3])
 return {fence, tonumber(redis.call('GET', KEYS[3]) or '0'), p[1][4]}
 """
-"""Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing."""
+"""Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing.
+
+An entry that comes as new though somebody holds it was handed out by a server that forgot: it stays whose it was,
+until its time is up.
+"""
+
+HOLD = """
+-- KEYS: work stream, fences of the stage, offers of the stage
+-- ARGV: group, consumer, entry id, turn, fence, then the offer's fields
+local turn, fence = ARGV[4], tonumber(redis.call('HGET', KEYS[2], ARGV[4]) or '0')
+if fence > tonumber(ARGV[5]) then return false end
+if fence == tonumber(ARGV[5]) and (redis.call('HGET', KEYS[2], turn .. ':owner') or ARGV[2]) ~= ARGV[2] then
+  return false
+end
+redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+local id = ARGV[3]
+if #redis.call('XRANGE', KEYS[1], id, id) == 0 then
+  id = redis.call('HGET', KEYS[3], turn) or id
+  if #redis.call('XRANGE', KEYS[1], id, id) == 0 then
+    local added = redis.pcall('XADD', KEYS[1], id, unpack(ARGV, 6))
+    if type(added) == 'table' and added.err then id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 6)) end
+  end
+  redis.call('HSET', KEYS[3], turn, id)
+end
+redis.call('HSET', KEYS[2], turn, ARGV[5], turn .. ':owner', ARGV[2], turn .. ':entry', id)
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'FORCE', 'JUSTID')
+return id
+"""
+"""A lease's holder says again that it holds it, to a server that may have forgotten: the entry that it now holds, or
+nothing when somebody else has the work by now."""
 
 RENEW = """
 -- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, fence, deliveries
-if redis.call('HGET', KEYS[2], ARGV[4]) ~= ARGV[5] then return -1 end
+local held = redis.call('HMGET', KEYS[2], ARGV[4], ARGV[4] .. ':owner')
+if not held[1] then return -2 end
+if held[1] ~= ARGV[5] or held[2] and held[2] ~= ARGV[2] then return -1 end
 local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3]}
 if ARGV[6] ~= '0' then claim[7] = 'RETRYCOUNT' claim[8] = ARGV[6] end
 claim[#claim + 1] = 'JUSTID'
-if #redis.call(unpack(claim)) == 0 then return -1 end
+local claimed = redis.pcall(unpack(claim))
+if claimed.err then return -2 end
+if #claimed == 0 then return -1 end
 return tonumber(redis.call('GET', KEYS[3]) or '0')
 """
-"""Start the idle clock anew while the fence is ours: the watermark, or -1 when the lease is lost.
+"""Start the idle clock anew while the fence is ours: the watermark, -1 when the lease is lost, -2 when the server has
+forgotten that there was one.
 
 ``deliveries`` above 0 sets how often the offer counts as handed out: work that goes well does not kill workers.
 
 A plain XCLAIM would steal the lease back from whoever took it over."""
 
 COMPLETE = """
--- KEYS: work stream, fences of the stage     ARGV: group, entry id, turn, fence
-if redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[4] then return 0 end
+-- KEYS: work stream, fences of the stage     ARGV: group, entry id, turn, fence, consumer
+local held = redis.call('HMGET', KEYS[2], ARGV[3], ARGV[3] .. ':owner')
+if held[1] ~= ARGV[4] or held[2] and held[2] ~= ARGV[5] then return 0 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 return redis.call('XDEL', KEYS[1], ARGV[2])
 """

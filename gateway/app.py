@@ -42,6 +42,7 @@ from bus.registry import WorkerRecord, workers
 from bus.settings import CONFIGURATION_ERROR, load, masked
 from bus.streams import Bus, connector
 from gateway import console, metrics, phone
+from gateway.assertion import Assertion
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
 from gateway.keys import Caller
@@ -304,8 +305,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        own = bus or Bus(connector(settings.redis_url), shards=settings.bus_shards)
+        own = bus or Bus(connector(settings.address()), shards=settings.bus_shards)
         app.state.gateway = gateway = Gateway(settings, own, detector)
+        own.on_return(Assertion(own, gateway.name, gateway.sessions, gateway.work).run)
         sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
         tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
         try:

@@ -20,6 +20,7 @@ from bus.events import (
 )  # fmt: skip
 from bus.keys import session_key
 from bus.streams import Bus
+from gateway.backlog import Backlog
 from gateway.echo import EchoCanceller
 from gateway.end_of_turn import EndOfTurn
 from gateway.hearing import Hearing
@@ -48,8 +49,13 @@ class Microphone:
         streaming: bool = True,
         canceller: EchoCanceller | None = None,
         end_of_turn: EndOfTurn | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
-        """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording."""
+        """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording.
+
+        ``backlog`` bounds what is kept while Redis is away.
+        """
+        self._backlog = backlog
         self.detector = SpeechDetector(probability, end_of_turn=end_of_turn)
         self.pre_roll_ms = PRE_ROLL_MS
         self.by_hand = False
@@ -108,6 +114,8 @@ class Microphone:
             found = self.detector.feed(fast, at)
         if clean:
             entry = self._post(MicAudio(self.position, clean))
+            if self._backlog is not None:
+                self._backlog.add(entry, self.position, len(clean) // 2)
             self.position += len(clean) // 2
             if not self._keep_all:
                 self._remember(entry)

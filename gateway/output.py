@@ -44,8 +44,11 @@ class Output:
         on_played_out: Callable[[int], None],
         on_starved: Callable[[int], None],
         played: Played | None = None,
+        away: Callable[[float], bool] = lambda seconds: False,
     ) -> None:
-        """``played`` is told what the client plays when, for an echo canceller."""
+        """``played`` is told what the client plays when, for an echo canceller; ``away``: whether Redis did not answer
+        at some time in the last so many seconds."""
+        self._away = away
         self._outlet = outlet
         self._played = played
         self._clock = clock
@@ -231,7 +234,7 @@ class Output:
         playback = self.playback
         return bool(
             playback.turn and not playback.held and self._received and not playback.complete
-            and now - self._fed_at > STARVED and playback.next_due(now) is None
+            and now - self._fed_at > STARVED and playback.next_due(now) is None and not self._away(STARVED)
         )  # fmt: skip
 
     def _tell(self, now: float) -> None:

@@ -23,18 +23,18 @@ from bus.events import (
     ReplyEnd,
     Said,
     Sentence,
-    SessionOffer,
     SpeechAudio,
     SpeechEnd,
     Stopped,
     ToolCall,
     TurnRecord,
 )  # fmt: skip
-from bus.keys import session_key
+from bus.keys import session_key, shard_of
 from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway import inputs
+from gateway.backlog import Backlog
 from gateway.echo import canceller
 from gateway.floor import Conversation
 from gateway.journal import Journal, closing
@@ -95,6 +95,7 @@ class Session:
         self.microphone = Microphone(
             bus, session, input_rate, probability, keep_all=profile.record, streaming=profile.streaming_stt,
             canceller=self._canceller, end_of_turn=profile.end_of_turn,
+            backlog=Backlog(bus, session, profile.mic_buffer, outlet),
         )  # fmt: skip
         self.output = Output(
             outlet,
@@ -103,6 +104,7 @@ class Session:
             report=self._report,
             on_played_out=self._played_out,
             on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
+            away=lambda seconds: bus.shaken(shard_of(session), seconds),
             played=self._canceller.played if self._canceller else None,
         )
         self.own_tools = OwnTools(self, outlet)
@@ -128,13 +130,10 @@ class Session:
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
         if self._canceller is not None:
             await asyncio.to_thread(self._canceller.load)
-        await self._upkeep.hold()
-        await self.bus.configure(self.id, self.profile.shared())
-        if self._listens:
-            await self._work["stt"].offer(SessionOffer(self.id))
-        jobs = (self._upkeep.run(lambda: self._last_speech), self.output.run(), self.stagehand.effects.run())
-        following = (self._follow(name) for name in STREAMS)
-        self._tasks = [asyncio.create_task(j, name=f"{self.id}-{n}") for n, j in enumerate((*jobs, *following))]
+        self.stagehand.effects.later(lambda: self._upkeep.begin(self._work["stt"] if self._listens else None))
+        jobs = [self._upkeep.run(lambda: self._last_speech), self.output.run(), self.stagehand.effects.run()]
+        jobs += [self._follow(name) for name in STREAMS]
+        self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
         if self.profile.greeting:
             self.feed(inputs.ResponseAsked(self.now, self.profile.greeting))
 

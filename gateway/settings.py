@@ -93,6 +93,8 @@ class GatewaySettings(BusSettings):
     record_calls: RecordCalls = "false"
     """``ask``: those calls whose client connects with ``?record=true``."""
     recordings_dir: Path = Path("recordings")
+    mic_buffer_s: float = Field(default=30.0, ge=1, le=600)
+    """Seconds of the caller's audio that are kept while Redis does not answer; 32 kB each."""
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
     resume_s: float = Field(default=10.0, ge=1, le=3600)
@@ -174,6 +176,7 @@ class GatewaySettings(BusSettings):
             lead=self.output_lead_ms / 1000,
             record=self.record_calls == "true",
             retention=self.retention_s,
+            mic_buffer=self.mic_buffer_s,
         )
 
 
@@ -210,6 +213,8 @@ class Profile:
     lead: float = LEAD
     record: bool = False
     retention: float = 300.0
+    mic_buffer: float = 30.0
+    """Seconds of the caller's audio that are kept while Redis does not answer."""
 
     @property
     def rules(self) -> Duplex:

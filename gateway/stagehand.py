@@ -102,6 +102,10 @@ class Stagehand:
         if ack.turn in self._turns:
             self._turns[ack.turn].stopped(ack)
 
+    def unanswered(self) -> list[CancellableTurn]:
+        """The turns that are neither done nor cancelled."""
+        return [turn for turn in self._turns.values() if not turn.cancelled]
+
     def speak(self, turn: int, after: str) -> None:
         """The first sentence is here: somebody shall speak the turn, whose sentences follow entry ``after``."""
         record = self._turns[turn]
@@ -109,7 +113,8 @@ class Stagehand:
 
         async def offer() -> None:
             if not record.cancelled:
-                record.offered("tts", await self._work["tts"].offer(SpeakOffer(self._session.id, turn, after)))
+                speak = SpeakOffer(self._session.id, turn, after)
+                record.offered("tts", await self._work["tts"].offer(speak), speak)
             else:
                 record.stopped(Stopped(turn, "tts", "never_started"))
 
@@ -256,10 +261,8 @@ class Stagehand:
                 record.stopped(Stopped(turn, "llm", "never_started"))
                 return
             pinned = await self.history.pin()
-            entry = await self._work["llm"].offer(
-                TurnOffer(session.id, turn, pinned, instructions, action.said, options)
-            )
-            record.offered("llm", entry)
+            answer = TurnOffer(session.id, turn, pinned, instructions, action.said, options)
+            record.offered("llm", await self._work["llm"].offer(answer), answer)
 
         self.effects.later(offer)
 

@@ -15,6 +15,7 @@ from bus.cancel import raise_watermark
 from bus.events import HungUp, Played, Said, SpeechAudio, TurnRecord
 from bus.history import read
 from bus.keys import live_key, session_key, shard_of
+from bus.leases import SETTLE
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway.names import turn_item
@@ -61,6 +62,8 @@ class Sweeper:
         """End what has been alone for too long. Raises what a lost server raises."""
         now, alone = asyncio.get_running_loop().time(), {}
         for shard in range(self._bus.shards):
+            if self._bus.shaken(shard, SETTLE):
+                continue  # its gateway has yet to say that it is there
             for session in await self._without_gateway(shard):
                 alone[session] = self._alone.get(session, now)
         self._alone = alone

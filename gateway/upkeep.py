@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bus import scripts
+from bus.events import SessionOffer
 from bus.keys import live_key, session_key, shard_of
+from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 
@@ -41,6 +43,14 @@ class Upkeep:
     async def hold(self) -> bool:
         """Take or renew the lease; false when another gateway has it. Raises what a lost server raises."""
         return await hold(self._session.bus, self._session.id, self._owner)
+
+    async def begin(self, recognisers: Work | None) -> None:
+        """Take the lease, tell the settings, offer the session. Raises what a lost server raises: try again then."""
+        session = self._session
+        await self.hold()
+        await session.bus.configure(session.id, session.profile.shared())
+        if recognisers is not None:
+            await recognisers.offer(SessionOffer(session.id))
 
     async def let_go(self) -> None:
         """The session has ended: it is nobody's, and not live any more. Raises what a lost server raises."""

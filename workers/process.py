@@ -55,7 +55,7 @@ def main(kind: type[Worker]) -> None:
 
 
 async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> int:
-    bus = Bus(connector(settings.redis_url), shards=settings.bus_shards)
+    bus = Bus(connector(settings.address()), shards=settings.bus_shards)
     life = Life(heartbeat=settings.heartbeat_s, lease=settings.lease_s, drain=settings.drain_s)
     worker = kind(bus, engine, life)
     loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from gateway.backlog import AUDIO_LOST
 from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
@@ -65,7 +66,8 @@ class RealtimeOutlet:
 
     def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         """Send an error event; the session goes on."""
-        error = {"type": "invalid_request_error", "code": code, "message": message}
+        kind = "server_error" if code == AUDIO_LOST else "invalid_request_error"
+        error = {"type": kind, "code": code, "message": message}
         error |= {key: value for key, value in (("param", param), ("event_id", event_id)) if value is not None}
         self.emit("error", error=error)
 

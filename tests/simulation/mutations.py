@@ -68,7 +68,7 @@ MUTATIONS = (
         (
             Edit(
                 "bus.scripts",
-                "tonumber(ARGV[2]) < tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 'FENCED'",
+                "tonumber(ARGV[2]) < fence then return 'FENCED'",
                 "false then return 'FENCED'",
             ),
         ),
