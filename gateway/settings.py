@@ -210,6 +210,10 @@ class Profile:
     lead: float = LEAD
     record: bool = False
     retention: float = 300.0
+    key: str = ""
+    """The name of the API key that the session was begun with."""
+    client: str = ""
+    """What its client's protocol needs besides, when another gateway goes on with the session: JSON."""
 
     @property
     def rules(self) -> Duplex:
@@ -225,4 +229,6 @@ class Profile:
             "speed": str(self.speed),
             "streaming_stt": "1" if self.streaming_stt else "0",
             "record": "1" if self.record else "0",
+            "key": self.key,
+            "client": self.client,
         }
