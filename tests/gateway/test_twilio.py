@@ -248,7 +248,7 @@ async def test_with_keys_and_no_token_nobody_gets_a_call_connected():
 
 
 async def test_a_stream_that_broke_is_gone_on_with_by_its_call(stack):
-    """Twilio asks what to do now and is told to connect again: the reply goes on; the model is told of what was lost."""
+    """Twilio asks what to do now, is told to connect again, and the reply goes on; the model is told of the loss."""
     stack.llm.answer = LONG
     async with line(url(stack), CallerName="Ann") as call:
         await call.say()
