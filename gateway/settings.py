@@ -96,7 +96,7 @@ class GatewaySettings(BusSettings):
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
     resume_s: float = Field(default=10.0, ge=1, le=3600)
-    """How long a session may be without a gateway, when its own has died, before it is ended in its place."""
+    """How long a session waits for its client to come back, when its gateway has died or the connection broke."""
     retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
     """How long a session's streams live after its end."""
 
