@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from bus.events import Amended, Event, Said
 from bus.keys import session_key
-from bus.reader import position
+from bus.reader import Entry, position
 from bus.streams import Bus
 
 
@@ -39,10 +40,16 @@ async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:
     return conversation(entry.event for entry in entries)
 
 
+class Posts(Protocol):
+    """What appends to a stream without waiting, such as a Bus; the answer is the entry's id."""
+
+    def post(self, key: str, event: Event) -> asyncio.Future[bytes]: ...
+
+
 class HistoryWriter:
     """The gateway's side: it alone writes a session's history. Writes keep their order and are not waited for."""
 
-    def __init__(self, bus: Bus, session: str) -> None:
+    def __init__(self, bus: Posts, session: str) -> None:
         self._bus = bus
         self._key = session_key(session, "history")
         self._written: list[tuple[asyncio.Future[bytes], Event]] = []
@@ -60,11 +67,18 @@ class HistoryWriter:
         """The id of the newest entry, once it stands: what an offer is made from."""
         return (await self._written[-1][0]).decode() if self._written else "0-0"
 
-    async def again(self) -> None:
+    def take_up(self, entries: Iterable[Entry]) -> None:
+        """Go on with a history that somebody else has written; ``entries`` are all of it."""
+        for entry in entries:
+            stands = asyncio.get_running_loop().create_future()
+            stands.set_result(entry.id.encode())
+            self._written.append((stands, entry.event))
+
+    async def again(self, bus: Bus) -> None:
         """Write again what a server that was away has forgotten, under the ids it had."""
-        last = position(await self._bus.last_id(self._key))
+        last = position(await bus.last_id(self._key))
         for entry, event in self._written:
             if entry.done() and not entry.cancelled() and entry.exception() is None:
                 entry_id = entry.result().decode()
                 if position(entry_id) > last:
-                    await self._bus.write_again(self._key, entry_id, event)
+                    await bus.write_again(self._key, entry_id, event)

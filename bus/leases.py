@@ -19,10 +19,10 @@ from redis.exceptions import ResponseError
 
 from bus import scripts
 from bus.connect import OUTAGE
-from bus.events import SessionOffer, SpeakOffer, TurnOffer
+from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
 from bus.keys import session_key, shard_of, work_key
-from bus.reader import read_entry
-from bus.streams import Bus
+from bus.reader import Entry, read_entry
+from bus.streams import Bus, granted
 from bus.wire import encode
 
 SETTLE = 3.0
@@ -57,7 +57,11 @@ class Lease:
     @property
     def turn(self) -> int:
         """The turn that the lease is for; 0 for a whole session."""
-        return getattr(self.offer, "turn", 0)
+        return _turn(self.offer)
+
+
+def _turn(offer: Event) -> int:
+    return int(getattr(offer, "turn", 0))
 
 
 class Work:
@@ -72,15 +76,26 @@ class Work:
         self._blocked: dict[int, Any] = {}
         self._calm_until = -1e9
 
-    async def offer(self, offer: Offer) -> str:
-        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn."""
+    async def offer(self, offer: Offer, fence: int = 0) -> str:
+        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn.
+
+        ``fence``: of the gateway's lease, which is compared first (0: it is not). Raises Fenced.
+        """
         key = work_key(shard_of(offer.session), self.stage)
         await self._group(key)
-        return await self.bus.offer(key, session_key(offer.session, f"offers:{self.stage}"), offer)
+        return granted(await self.bus.offer(key, offer, stage=self.stage, fence=fence))
 
     async def offered(self, session: str, turn: int) -> bool:
         """Whether the server knows that a turn (0: the session) was offered; one that forgot does not."""
         return bool(await self.bus.commands.hexists(session_key(session, f"offers:{self.stage}"), str(turn)))
+
+    async def outstanding(self, session: str, turn: int) -> Entry | None:
+        """An offer that is neither done nor withdrawn, claimed or not; None when there is none."""
+        entry = await self.bus.commands.hget(session_key(session, f"offers:{self.stage}"), str(turn))
+        if entry is None:
+            return None
+        rows = await self.bus.commands.xrange(work_key(shard_of(session), self.stage), entry, entry)
+        return read_entry(work_key(shard_of(session), self.stage), *rows[0]) if rows else None
 
     async def withdraw(self, session: str, entry: str) -> bool:
         """Take back an offer that nobody has claimed: true if so, false when it was claimed or is done."""

@@ -32,14 +32,18 @@ Readers that had it know it by its id, or by its writer and sequence number.
 """
 
 OFFER = """
--- KEYS: work stream, offers of the stage     ARGV: turn, token, then the offer's fields
+-- KEYS: work stream, offers of the stage, fences of the gateway     ARGV: turn, token, fence, then the offer's fields
+local fence = tonumber(ARGV[3])
+if fence > 0 and fence < tonumber(redis.call('HGET', KEYS[3], '0') or '0') then return 'FENCED' end
 local known = redis.call('HMGET', KEYS[2], ARGV[1], ARGV[1] .. ':token')
 if known[1] and known[2] == ARGV[2] then return known[1] end
-local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 redis.call('HSET', KEYS[2], ARGV[1], id, ARGV[1] .. ':token', ARGV[2])
 return id
 """
-"""Offer a turn (0: the session) once: the same token again, after an answer that was lost, offers nothing new."""
+"""Offer a turn (0: the session) once: the same token again, after an answer that was lost, offers nothing new.
+
+Refused when the gateway's fence (above 0) is not the highest any more."""
 
 HAND_BACK = """
 -- KEYS: work stream, offers of the stage     ARGV: group, consumer, entry id, turn
@@ -55,13 +59,14 @@ return id
 """Offer again what was claimed without room for it."""
 
 RAISE = """
--- KEYS: watermark     ARGV: turn, channel, announcement
+-- KEYS: watermark, perhaps fences of the gateway     ARGV: turn, channel, announcement, fence
+if KEYS[2] and tonumber(ARGV[4]) < tonumber(redis.call('HGET', KEYS[2], '0') or '0') then return -1 end
 local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
 if tonumber(ARGV[1]) > mark then mark = tonumber(ARGV[1]) redis.call('SET', KEYS[1], ARGV[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 return mark
 """
-"""Atomic maximum, and its announcement."""
+"""Atomic maximum, and its announcement; -1 for a gateway whose session has another since."""
 
 TAKE = """
 -- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, 1 if it is new
@@ -144,11 +149,39 @@ return redis.call('XDEL', KEYS[1], ARGV[2])
 """Take back an offer that nobody has claimed: 1 if so, 0 when it was claimed or is gone."""
 
 HOLD_LEASE = """
--- KEYS: lease, live sessions     ARGV: owner, milliseconds, session
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
+-- KEYS: lease, live sessions, perhaps fences of the gateway     ARGV: owner, milliseconds, session, fence
+local owner, ours, fence = redis.call('GET', KEYS[1]), tonumber(ARGV[4] or '0'), 0
+if KEYS[3] then fence = tonumber(redis.call('HGET', KEYS[3], '0') or '0') end
+if fence > ours or (fence == ours and owner and owner ~= ARGV[1]) then return 0 end
+if KEYS[3] then redis.call('HSET', KEYS[3], '0', ARGV[4], '0:owner', ARGV[1]) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SADD', KEYS[2], ARGV[3])
 return 1
 """
-"""Take or renew a session's lease, held by name: 1, or 0 while somebody else holds it. The session counts as live."""
+"""Take or renew a session's lease, held by name: 1, or 0 while somebody else holds it. The session counts as live.
+
+With a fence: 0 when a higher one was given since; a server that has forgotten it, or its latest, is told again."""
+
+SEIZE_LEASE = """
+-- KEYS: lease, live sessions, fences of the gateway     ARGV: owner, milliseconds, session, who ends sessions
+if ARGV[4] ~= '' then
+  if redis.call('SISMEMBER', KEYS[2], ARGV[3]) == 0 or redis.call('GET', KEYS[1]) == ARGV[4] then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[3], '0:owner', ARGV[1])
+return redis.call('HINCRBY', KEYS[3], '0', 1)
+"""
+"""Take a session's lease whoever holds it, with a new fence: what the one before writes is refused from now on.
+
+With ``who ends sessions`` only one that is live and not being ended can be taken: 0 for any other."""
+
+RELEASE_LEASE = """
+-- KEYS: lease, live sessions     ARGV: owner, session, ended
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[3] == '1' then redis.call('SREM', KEYS[2], ARGV[2]) end
+return 1
+"""
+"""Let go of a session's lease, unless somebody else has it by now: 0 then. ``ended``: it is not live any more."""

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError
 from bus import scripts
 from bus.backoff import Backoff
 from bus.connect import COMMAND_TIMEOUT, OUTAGE, Client, MakeClient, OnConnect, Whereabouts, connector
-from bus.events import Event
+from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
 from bus.keys import KEPT_KEYS, live_key, session_key
 from bus.outbox import Outbox, Outboxes
 from bus.reader import Entry, Reader, Subscription, Unique, read_entry
@@ -31,7 +31,8 @@ __all__ = ["Bus", "Fenced", "Refused", "TurnCancelled", "connector", "granted"]
 
 SCRIPTS = (
     scripts.APPEND_GUARDED, scripts.RESTORE, scripts.OFFER, scripts.HAND_BACK, scripts.RAISE, scripts.TAKE,
-    scripts.HOLD, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW, scripts.HOLD_LEASE,
+    scripts.HOLD, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW, scripts.HOLD_LEASE, scripts.SEIZE_LEASE,
+    scripts.RELEASE_LEASE,
 )  # fmt: skip
 SHAS = {text: hashlib.sha1(text.encode()).hexdigest() for text in SCRIPTS}
 
@@ -129,12 +130,18 @@ class Bus:
         entry: bytes = await self.post(key, event)
         return entry.decode()
 
-    async def offer(self, key: str, offers: str, offer: Event) -> str:
-        """Append an offer to a work stream, once however often it is sent; its id. ``offers`` remembers it."""
+    async def offer(
+        self, key: str, offer: SessionOffer | TurnOffer | SpeakOffer, *, stage: str, fence: int = 0
+    ) -> bytes:
+        """Append an offer to a work stream, once however often it is sent; the answer is that of ``post_guarded``.
+
+        ``fence`` is that of the gateway's lease (0: not compared).
+        """
         fields = self._fields(offer)
         turn, token = getattr(offer, "turn", 0), secrets.token_hex(8)
-        entry: bytes = await self.outbox.send("EVALSHA", SHAS[scripts.OFFER], 2, key, offers, turn, token, *fields)
-        return entry.decode()
+        keys = (key, session_key(offer.session, f"offers:{stage}"), session_key(offer.session, "fence:gateway"))
+        answer: bytes = await self.outbox.send("EVALSHA", SHAS[scripts.OFFER], 3, *keys, turn, token, fence, *fields)
+        return answer
 
     async def write_again(self, key: str, entry_id: str, event: Event) -> None:
         """Append an event under the id it had, unless it stands there; at once, before what waits to be sent."""
@@ -147,11 +154,14 @@ class Bus:
 
         The answer is the entry's id, ``FENCED`` or ``CANCELLED``; ``granted`` turns those into exceptions.
         """
-        keys = (
-            session_key(session, name),
-            session_key(session, f"fence:{stage}"),
-            session_key(session, "cancelled"),
-        )
+        key = session_key(session, name)
+        return self.post_fenced(key, session, event, stage=stage, turn=turn, fence=fence, owner=owner)
+
+    def post_fenced(
+        self, key: str, session: str, event: Event, *, stage: str, turn: int, fence: int, owner: str = ""
+    ) -> asyncio.Future[bytes]:
+        """Like ``post_guarded``, to any stream in the session's shard."""
+        keys = (key, session_key(session, f"fence:{stage}"), session_key(session, "cancelled"))
         fields = (*self._fields(event), "fence", fence) if fence else self._fields(event)
         sha = SHAS[scripts.APPEND_GUARDED]
         return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, owner, *fields, entry=(keys[0], fields))

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bus.backoff import Backoff
-from bus.cancel import raise_watermark
 from bus.connect import OUTAGE
 from bus.events import SessionOffer
 from bus.keys import session_key, shard_of
 from bus.leases import Work
 from bus.streams import Bus
-from gateway.upkeep import hold
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -35,11 +33,10 @@ REASON = "asserted"
 
 
 class Assertion:
-    """Belongs to one gateway, ``owner``. ``sessions`` are its live ones, ``work`` makes their offers."""
+    """Belongs to one gateway. ``sessions`` are its live ones, ``work`` makes their offers."""
 
-    def __init__(self, bus: Bus, owner: str, sessions: Mapping[str, Session], work: dict[str, Work]) -> None:
+    def __init__(self, bus: Bus, sessions: Mapping[str, Session], work: dict[str, Work]) -> None:
         self._bus = bus
-        self._owner = owner
         self._sessions = sessions
         self._work = work
         self._later: set[asyncio.Task[None]] = set()
@@ -64,14 +61,15 @@ class Assertion:
 
     async def _say(self, session: Session) -> None:
         bus, key = self._bus, session_key(session.id, "config")
-        await hold(bus, session.id, self._owner)
+        if not await session.pen.hold():
+            return
         if mark := _settled(session):
-            await raise_watermark(bus, session.id, mark, REASON)
+            await session.pen.cancel(mark, REASON)
         async with bus.commands.pipeline(transaction=False) as pipe:
             pipe.hset(key, mapping=session.profile.shared())
             pipe.hsetnx(key, "revision", "1")
             await pipe.execute()
-        await session.stagehand.history.again()
+        await session.stagehand.history.again(bus)
 
     async def _offer(self, sessions: Iterable[str]) -> None:
         await asyncio.sleep(OFFERS_AFTER)
@@ -91,12 +89,12 @@ class Assertion:
         stt = self._work["stt"]
         if not await stt.offered(session.id, 0):
             log.warning("%s: redis had forgotten that it needs a recogniser", session.id)
-            await stt.offer(SessionOffer(session.id))
+            await session.pen.offer(stt, SessionOffer(session.id))
         for turn in session.stagehand.unanswered():
             for stage, offer in turn.open_offers().items():
                 if not await self._work[stage].offered(session.id, turn.number) and not turn.cancelled:
                     log.warning("%s: redis had forgotten turn %d's offer to %s", session.id, turn.number, stage)
-                    turn.offered(stage, await self._work[stage].offer(offer), offer)
+                    turn.offered(stage, await session.pen.offer(self._work[stage], offer), offer)
 
 
 def _settled(session: Session) -> int:
