@@ -125,7 +125,9 @@ class Session:
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
         if self._canceller is not None:
             await asyncio.to_thread(self._canceller.load)
-        self.stagehand.effects.later(lambda: self._upkeep.begin(self._work["stt"] if self._listens else None))
+        await self.bus.configure(self.id, self.profile.shared())
+        if self._listens:
+            self.stagehand.effects.later(lambda: self._upkeep.offer(self._work["stt"]))
         if self.resumption is not None:
             self.resumption.begin()
         jobs = [self._upkeep.run(), self.output.run(), self.stagehand.effects.run()]

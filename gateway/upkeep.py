@@ -37,11 +37,10 @@ class Upkeep:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def begin(self, recognisers: Work | None) -> None:
-        """Tell the settings, offer the session to recognisers. Raises what a lost server raises: try again then."""
+    async def offer(self, recognisers: Work) -> None:
+        """Offer the session to recognisers, unless it is. Raises what a lost server raises: try again then."""
         session = self._session
-        await session.bus.configure(session.id, session.profile.shared())
-        if recognisers is not None and not (session.resumption and await recognisers.outstanding(session.id, 0)):
+        if not (session.resumption and await recognisers.outstanding(session.id, 0)):
             await session.pen.offer(recognisers, SessionOffer(session.id))
 
     async def run(self) -> None:
