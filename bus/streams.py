@@ -144,8 +144,13 @@ class Bus:
         return answer
 
     async def write_again(self, key: str, entry_id: str, event: Event) -> None:
-        """Append an event under the id it had, unless it stands there; at once, before what waits to be sent."""
-        await self.run(scripts.RESTORE, [key], [entry_id, *self._fields(event)])
+        """Append an event under the id it had, unless it stands there; at once, before what waits to be sent.
+
+        It carries no sequence number: what still waits has a lower one than it would get, and is not to be taken for
+        a doubled write.
+        """
+        fields = encode(event, self.now())
+        await self.run(scripts.RESTORE, [key], [entry_id, *itertools.chain.from_iterable(fields.items())])
 
     def post_guarded(
         self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int, owner: str = ""
