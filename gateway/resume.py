@@ -196,8 +196,9 @@ class Resumption:
         for event in (*found.reply, *(() if heard else chunks), *_ends(found.speech)):
             if not isinstance(event, Sentence) or session.stagehand.text_only:
                 session.inlet.hear(event)
-        if not heard:
-            return
+        now = session.state.live
+        if not heard or now is None or now.number != live.number:
+            return  # what the workers did meanwhile may have ended it
         if self._outlet.remembers:
             self._outlet.held(live.number, session.microphone.position * 1000 // MIC_RATE)
             self._waiting = asyncio.get_running_loop().call_later(HANDSHAKE, self._play_on, live.number)
