@@ -212,7 +212,8 @@ class Resumption:
         if not found.reply and "llm" not in offers and found.opened is not None:
             stagehand.ask(found.opened, Request())
         said = any(isinstance(event, Sentence) for event in found.reply)
-        if said and not stagehand.text_only and not found.speech and "tts" not in offers:
+        # A voice that had waited too long for anybody to listen has let go of the turn: it is taken up again.
+        if said and not stagehand.text_only and not _ends(found.speech) and "tts" not in offers:
             stagehand.speak(found.state.live.number, found.before)
 
     def played(self, turn: int) -> None:
