@@ -53,7 +53,7 @@ async def test_a_killed_voice_does_not_lose_the_call(victim):
 
 
 async def test_a_killed_gateway_comes_back_and_ends_what_it_left(victim):
-    """A moment after a gateway died calls are taken again; a call to which nobody comes back is closed as it was heard."""
+    """A moment after a gateway died calls are taken again; one to which nobody comes back is closed as heard."""
     bus = Bus(connector(victim.redis_url))
     try:
         with contextlib.suppress(HungUp):
