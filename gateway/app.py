@@ -270,7 +270,7 @@ async def realtime(socket: WebSocket) -> None:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
         again = reconnect.wanted(socket) in gateway.sessions
         caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES, again=again)
-        gateway.door.enter(caller)
+        gateway.door.enter(caller, again=again)
     except Refused as refused:
         gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())

@@ -56,10 +56,11 @@ class Door:
         problem = "Incorrect API key provided." if key else "No API key provided: expected Authorization: Bearer KEY."
         raise Refused(401, "invalid_request_error", "invalid_api_key", problem)
 
-    def enter(self, caller: Caller) -> None:
-        """One more session of a caller's; ``leave`` ends it. Raises Refused when there are too many."""
+    def enter(self, caller: Caller, *, again: bool = False) -> None:
+        """One more session of a caller's; ``leave`` ends it. Raises Refused when there are too many, unless it is there
+        already and only its connection is another (``again``)."""
         most = self._settings.max_sessions_per_key
-        if self.keys.required and most and self._inside[caller.name] >= most:
+        if not again and self.keys.required and most and self._inside[caller.name] >= most:
             message = f"Rate limit reached: {most} sessions at a time with this key."
             raise Refused(429, "rate_limit_error", "rate_limit_exceeded", message)
         self._inside[caller.name] += 1

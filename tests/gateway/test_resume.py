@@ -187,7 +187,7 @@ async def test_what_is_no_session_is_refused_with_a_reason(pair):
 
 async def test_only_the_key_that_began_a_session_may_go_on_with_it():
     """Another key is told the same as for a session that is not there, and the session is left alone."""
-    async with running_stack(api_keys="ann:key-of-ann,bob:key-of-bob") as stack:
+    async with running_stack(api_keys="ann:key-of-ann,bob:key-of-bob", max_sessions_per_key=1, max_sessions=2) as stack:
 
         def headers(key, **more):
             return {"Authorization": f"Bearer {key}", **more}
