@@ -54,7 +54,7 @@ class Connector:
         self._options = {
             "protocol": 2,
             "socket_connect_timeout": COMMAND_TIMEOUT,
-            "socket_keepalive": True,
+            **({} if address.url.startswith("unix") else {"socket_keepalive": True}),
             "max_connections": MAX_CONNECTIONS,
             **address.options(),
         }
@@ -97,10 +97,12 @@ class Connector:
         nodes = commands.get_primaries()
         return self._node(random.choice(nodes), timeout, None)
 
-    def sync(self, timeout: float | None, **options: Any) -> Any:
-        """A synchronous client, for jobs and commands; ``options`` are redis-py's."""
+    def sync(self, timeout: float | None, *, connect: float = COMMAND_TIMEOUT, patient: bool = False) -> Any:
+        """A synchronous client, for jobs and commands; ``connect`` in seconds. Patient: it retries."""
         address = self.address
-        options = {**self._options, "socket_timeout": timeout, "retry": SyncRetry(NoBackoff(), 0), **options}
+        options = {**self._options, "socket_timeout": timeout, "socket_connect_timeout": connect}
+        if not patient:
+            options["retry"] = SyncRetry(NoBackoff(), 0)
         if address.kind == "single":
             return redis.Redis.from_url(address.url, **options)
         if address.kind == "sentinel":

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from bus.embedded import find_program
 from bus.server import free_port
@@ -56,8 +56,8 @@ class Server:
     def _answers(self) -> bool:
         try:
             return bool(self.ask("PING"))
-        except RedisError as error:
-            return "NOAUTH" in str(error) or "Authentication" in str(error)
+        except AuthenticationError:
+            return True
 
     def ask(self, *command: object):
         """What it answers to a command."""
