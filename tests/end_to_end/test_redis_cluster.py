@@ -4,14 +4,19 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+import soundfile
 
 from bus.cancel import CancelGuard, listen, raise_watermark
 from bus.connect import connector
+from bus.events import MicAudio
 from bus.keys import live_key, new_session, session_key, shard_of
+from bus.settings import load
 from bus.streams import Bus
 from tests.end_to_end.test_redis_outage import check_whole, contiguous, stack
 from tests.gateway.realtime_client import client
 from tests.servers import cluster, servers
+from workers.jobs.queue import JobSettings
+from workers.jobs.recording import record
 
 pytestmark = pytest.mark.real
 
@@ -82,6 +87,23 @@ async def test_a_cancel_is_heard_from_every_node(nodes):
     finally:
         listening.cancel()
         await asyncio.gather(gateway.close(), worker.close())
+
+
+async def test_a_recording_from_a_cluster(nodes, tmp_path, monkeypatch):
+    """The job reads a call from the cluster, and its own queue is on a server that is none."""
+    make, session = connector(address(nodes)), new_session(SHARDS)
+    bus = Bus(make, shards=SHARDS)
+    try:
+        await bus.publish(session_key(session, "mic"), MicAudio(0, b"\1\0" * 1600))
+    finally:
+        await bus.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", address(nodes))
+    with pytest.raises(SystemExit):
+        load(JobSettings)
+    monkeypatch.setenv("JOBS_REDIS_URL", "redis://127.0.0.1:1/0")
+    written = await asyncio.to_thread(record, session)
+    assert soundfile.info(written).frames == 1600
 
 
 async def test_a_node_dies_in_mid_call(tmp_path):
