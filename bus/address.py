@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 EXPECTED = (
     "expected redis://[user:password@]host[:port][/db], rediss:// likewise, unix://path, "
@@ -94,6 +94,14 @@ class Address:
             user or username or None, secret or password or None,
             sentinel_username or None, sentinel_password or None, tls or Tls(),
         )  # fmt: skip
+
+    def with_credentials(self) -> str:
+        """The URL of a single server, with the user and password that came from elsewhere."""
+        parts = urlsplit(self.url)
+        if self.password is None or "@" in parts.netloc:
+            return self.url
+        userinfo = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}"
+        return urlunsplit(parts._replace(netloc=f"{userinfo}@{parts.netloc}"))
 
     def options(self) -> dict[str, Any]:
         """Who we are and how the connection is secured, as redis-py's clients take it."""

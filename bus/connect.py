@@ -7,12 +7,13 @@ and write entries twice.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -53,7 +54,7 @@ class Connector:
         self._options = {
             "protocol": 2,
             "socket_connect_timeout": COMMAND_TIMEOUT,
-            "socket_keepalive": True,
+            **({} if address.url.startswith("unix") else {"socket_keepalive": True}),
             "max_connections": MAX_CONNECTIONS,
             **address.options(),
         }
@@ -74,7 +75,7 @@ class Connector:
             return self._sentinel(Sentinel).master_for(address.service, db=address.database, **self._secured(options))
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         random.shuffle(nodes)
-        return RedisCluster(startup_nodes=nodes, ssl=address.secure, **options)
+        return _Cluster(startup_nodes=nodes, ssl=address.secure, **options)
 
     async def holder(
         self, commands: Client, key: str, timeout: float | None, on_connect: OnConnect | None = None
@@ -96,10 +97,12 @@ class Connector:
         nodes = commands.get_primaries()
         return self._node(random.choice(nodes), timeout, None)
 
-    def sync(self, timeout: float | None, **options: Any) -> Any:
-        """A synchronous client, for jobs and commands; ``options`` are redis-py's."""
+    def sync(self, timeout: float | None, *, connect: float = COMMAND_TIMEOUT, patient: bool = False) -> Any:
+        """A synchronous client, for jobs and commands; ``connect`` in seconds. Patient: it retries."""
         address = self.address
-        options = {**self._options, "socket_timeout": timeout, "retry": SyncRetry(NoBackoff(), 0), **options}
+        options = {**self._options, "socket_timeout": timeout, "socket_connect_timeout": connect}
+        if not patient:
+            options["retry"] = SyncRetry(NoBackoff(), 0)
         if address.kind == "single":
             return redis.Redis.from_url(address.url, **options)
         if address.kind == "sentinel":
@@ -128,6 +131,34 @@ class Connector:
         if on_connect is not None:
             options["redis_connect_func"] = on_connect
         return Redis(host=node.host, port=node.port, **self._secured(options))
+
+
+class _Cluster(RedisCluster):
+    """redis-py's, whose tasks close each other's connections when a node is lost: that is an outage, not a defect."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        with _closed_by_another():
+            return await super().execute_command(*args, **kwargs)
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> Any:
+        return _ClusterPipeline(self, transaction)  # type: ignore[abstract]
+
+
+class _ClusterPipeline(ClusterPipeline):
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
+        with _closed_by_another():
+            return await super().execute(raise_on_error, allow_redirections)
+
+
+@contextmanager
+def _closed_by_another() -> Iterator[None]:
+    try:
+        yield
+    except AttributeError as error:
+        # Seen with redis-py 8.1: 'NoneType' object has no attribute 'writelines'.
+        if "NoneType" not in str(error):
+            raise
+        raise RedisConnectionError("the connection was closed by another task") from error
 
 
 def connector(where: str | Address) -> Connector:

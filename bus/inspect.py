@@ -158,8 +158,8 @@ def _session(text: str) -> str:
     return text
 
 
-async def _run(url: str, options: argparse.Namespace) -> None:
-    bus = Bus(connector(url))
+async def _run(settings: BusSettings, options: argparse.Namespace) -> None:
+    bus = Bus(connector(settings.address()), shards=settings.bus_shards)
     try:
         if options.session and not await sessions.exists(bus, options.session):
             raise NotThere(f"no session {options.session}: it never was, or its keys have expired (RETENTION_S)")
@@ -170,9 +170,10 @@ async def _run(url: str, options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options: Any = _parser().parse_args(argv)
-    url = load(BusSettings).redis_url
+    settings = load(BusSettings)
+    url = settings.redis_url
     try:
-        asyncio.run(_run(url, options))
+        asyncio.run(_run(settings, options))
     except NotThere as error:
         print(error, file=sys.stderr)
         return NOT_FOUND

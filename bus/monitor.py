@@ -15,11 +15,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
+from bus.connect import connector
 from bus.settings import BusSettings, load, masked
 
 LONGEST = 120
@@ -106,8 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--raw", action="store_true", help="print the server's lines untouched")
     options = parser.parse_args(argv)
     only = [command.strip().upper() for command in options.only.split(",") if command.strip()]
-    url = load(BusSettings).redis_url
-    client = Redis.from_url(url, protocol=2, socket_connect_timeout=3, socket_timeout=None, retry=Retry(NoBackoff(), 0))
+    address = load(BusSettings).address()
+    url = address.url
+    if address.kind == "cluster":
+        print("a cluster has a MONITOR for each node: name one, REDIS_URL=redis://host:port", file=sys.stderr)
+        return 2
+    client = connector(address).sync(None, connect=3)
     try:
         for line in lines(client):
             parsed = parse(line)

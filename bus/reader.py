@@ -77,6 +77,7 @@ class Subscription:
 
     def __init__(self, key: str, after: str, on_change: Callable[[Subscription], None]) -> None:
         self.key = key
+        self._began = after
         self.position = after
         """Id of the last entry that was taken from the stream for this follower."""
         self.closed = False
@@ -118,9 +119,10 @@ class Subscription:
         return entry
 
     def rewind(self, last: str) -> None:
-        """The stream ends at id ``last`` now: what comes after that is read, though its ids may have been here."""
+        """The stream ends at id ``last`` now. If more had been read, its ids say nothing: it is read from where this
+        began, and what was here already is known by its writer and number."""
         if position(last) < position(self.position):
-            self.position = last
+            self.position = min(self._began, last, key=position)
 
     def take(self) -> Entry | None:
         """The next entry if one is here already, without waiting."""

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import quote
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -29,10 +28,11 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry
 
+from bus.address import Address
 from bus.backoff import Backoff
 from bus.child import ending
+from bus.connect import OUTAGE, connector
 from bus.embedded import Embedded, Problem, is_ours_to_start
 from bus.logs import start_logging
 from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked
@@ -51,42 +51,40 @@ LINGER = 2.5
 TERM_WAIT = 1.5
 
 
-def client(url: str) -> Redis:
+def client(where: str | Address) -> Any:
     """A synchronous client that tries once and gives up after PROBE_TIMEOUT seconds."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=PROBE_TIMEOUT,
-        socket_connect_timeout=PROBE_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return connector(where).sync(PROBE_TIMEOUT, connect=PROBE_TIMEOUT)
 
 
-def answers(url: str) -> bool:
-    """Whether a Redis listens at ``url``, even one that refuses to let us in. Raises Problem if something else does."""
-    connection = client(url)
+def answers(where: str | Address) -> bool:
+    """Whether a Redis listens there, even one that refuses to let us in. Raises Problem if something else does."""
+    connection = None
     try:
+        connection = client(where)
         connection.ping()
     except (AuthenticationError, AuthorizationError, BusyLoadingError, ResponseError):
         return True
     except InvalidResponse:
+        url = where if isinstance(where, str) else where.url
         raise Problem(f"{masked(url)}: what listens there is not Redis") from None
-    except (RedisError, OSError):
+    except (RedisError, *OUTAGE):
         return False
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     return True
 
 
-def watch(url: str, stop: threading.Event, there: bool) -> None:
-    """Say when the server at ``url`` goes away and when it comes back, until ``stop``; ``there`` is how it is now."""
+def watch(where: Address, stop: threading.Event, there: bool) -> None:
+    """Say when the server goes away and when it comes back, until ``stop``; ``there`` is how it is now."""
+    url = where.url
     if there:
         log.info("using the Redis that answers at %s; it is only watched", masked(url))
     else:
         log.warning("nobody answers at %s, where no embedded server can be started; waiting for it", masked(url))
     while not stop.wait(WATCH_EVERY):
         try:
-            now = answers(url)
+            now = answers(where)
         except Problem:
             now = False
         if now and not there:
@@ -152,12 +150,12 @@ def _let_clients_go(server: Embedded) -> None:
 
 def run(settings: BusSettings, stop: threading.Event) -> None:
     """Use or start a server for ``settings``, until ``stop``. Raises Problem when neither is possible."""
-    url = settings.redis_url
-    there = answers(url)
-    if there or not is_ours_to_start(url):
-        watch(url, stop, there)
+    where = settings.address()
+    there = answers(where)
+    if there or not is_ours_to_start(where.url):
+        watch(where, stop, there)
     else:
-        keep_alive(Embedded(url, settings.embedded_redis_dir), stop)
+        keep_alive(Embedded(where.with_credentials(), settings.embedded_redis_dir), stop)
 
 
 @contextmanager

@@ -108,6 +108,13 @@ class BusSettings(BaseSettings):
             tls=Tls(self.redis_ca_file, self.redis_cert_file, self.redis_key_file),
         )
 
+    def queue_address(self, url: str | None) -> Address:
+        """Where RQ keeps its jobs: at JOBS_REDIS_URL, which is ``url``, else at REDIS_URL. Raises ValueError."""
+        address = self.address(url or "")
+        if address.kind == "cluster":
+            raise ValueError("JOBS_REDIS_URL: expected a server that is no cluster: RQ, which does the jobs, needs one")
+        return address
+
 
 S = TypeVar("S", bound=BaseSettings)
 

@@ -171,9 +171,12 @@ class Bus:
         sha = SHAS[scripts.APPEND_GUARDED]
         return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, owner, *fields, entry=(keys[0], fields))
 
-    async def publish_guarded(self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int) -> str:
+    async def publish_guarded(
+        self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int, owner: str = ""
+    ) -> str:
         """Like ``post_guarded``, and wait; the entry's id. Raises Fenced or TurnCancelled."""
-        return granted(await self.post_guarded(session, name, event, stage=stage, turn=turn, fence=fence))
+        options: dict[str, Any] = {"stage": stage, "turn": turn, "fence": fence, "owner": owner}
+        return granted(await self.post_guarded(session, name, event, **options))
 
     def _fields(self, event: Event) -> tuple[Any, ...]:
         fields = encode(event, self.now())

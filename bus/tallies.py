@@ -102,7 +102,8 @@ async def queue(bus: Bus, stage: str) -> Queue:
             in_work += int(group["pending"])
             waiting += len(rows)
             if rows:
-                seconds, microseconds = await bus.commands.time()
+                clock: Any = await bus.commands.time()
+                seconds, microseconds = next(iter(clock.values())) if isinstance(clock, dict) else clock
                 age = seconds + microseconds / 1e6 - position(rows[0][0].decode())[0] / 1000
                 oldest = max(oldest, age)
     return Queue(waiting, round(max(0.0, oldest), 3), in_work)

@@ -105,8 +105,8 @@ def compared(done: Rerun, change: Change, what: str) -> list[str]:
     return [*lines, f"{changed} of {len(done.turns)} turns would have been different"]
 
 
-async def _with_bus(options: argparse.Namespace, url: str) -> int:
-    bus = Bus(connector(url))
+async def _with_bus(options: argparse.Namespace, settings: BusSettings) -> int:
+    bus = Bus(connector(settings.address()), shards=settings.bus_shards)
     try:
         if options.import_from:
             head, entries = archive.load(options.import_from)
@@ -168,8 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.export_to:
                 raise Wrong(f"{options.source!r} is not a session id; expected s<shard>-<hex>")
             return _replay(*_from_file(Path(options.source)), options)
-        url = load(BusSettings).redis_url
-        return asyncio.run(_with_bus(options, url))
+        settings = load(BusSettings)
+        url = settings.redis_url
+        return asyncio.run(_with_bus(options, settings))
     except (Wrong, BadArchive, BadJournal) as error:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS

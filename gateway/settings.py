@@ -131,6 +131,12 @@ class GatewaySettings(BusSettings):
         return url.rstrip("/")
 
     @model_validator(mode="after")
+    def _can_have_calls_recorded(self) -> GatewaySettings:
+        if self.record_calls != "false":
+            self.queue_address(self.jobs_redis_url)
+        return self
+
+    @model_validator(mode="after")
     def _is_closed_to_strangers(self) -> GatewaySettings:
         if not self.keys() and not is_loopback(self.gateway_host):
             raise ValueError(

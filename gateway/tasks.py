@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from bus.connect import connector
 from gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -23,10 +24,9 @@ async def enqueue_recording(settings: GatewaySettings, session: str) -> None:
 
 
 def _enqueue(settings: GatewaySettings, session: str) -> None:
-    from redis import Redis
     from rq import Queue, Retry
 
-    connection = Redis.from_url(settings.jobs_redis_url or settings.redis_url, socket_timeout=5)
+    connection = connector(settings.queue_address(settings.jobs_redis_url)).sync(5, patient=True)
     try:
         # Named after the session, so that asking twice makes one job.
         Queue(QUEUE, connection=connection).enqueue(

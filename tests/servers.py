@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from bus.embedded import find_program
 from bus.server import free_port
@@ -56,8 +56,8 @@ class Server:
     def _answers(self) -> bool:
         try:
             return bool(self.ask("PING"))
-        except RedisError as error:
-            return "NOAUTH" in str(error) or "Authentication" in str(error)
+        except AuthenticationError:
+            return True
 
     def ask(self, *command: object):
         """What it answers to a command."""
@@ -109,16 +109,19 @@ def sentinel(folder: Path, master: Server, name: str) -> Server:
     return made
 
 
-def cluster(folder: Path, nodes: int = 3, replicas: int = 0) -> list[Server]:
-    """A cluster that is complete: the masters, each with as many replicas, which follow the masters in the list."""
+def cluster(made: list[Server], folder: Path, nodes: int = 3, replicas: int = 0) -> None:
+    """A cluster that is complete, put into ``made``: the masters, then their replicas, so many of each."""
     lines = ("cluster-enabled yes", "cluster-node-timeout 1500", "repl-diskless-sync-delay 0", "appendonly no")
-    made = [Server(folder / str(n), *lines) for n in range(nodes * (1 + replicas))]
+    for number in range(nodes * (1 + replicas)):
+        made.append(Server(folder / str(number), f"cluster-port {free_port()}", *lines))
     for number, each in enumerate(made):
         each.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         if number < nodes:
             each.ask("CLUSTER", "ADDSLOTSRANGE", 16384 * number // nodes, 16384 * (number + 1) // nodes - 1)
     for each in made[1:]:
-        made[0].ask("CLUSTER", "MEET", "127.0.0.1", each.port)
+        made[0].ask(
+            "CLUSTER", "MEET", "127.0.0.1", each.port, _raw(each, "CONFIG", "GET", "cluster-port").split(b"'")[3]
+        )
     until(lambda: all(_raw(each, "CLUSTER", "NODES").count(b"connected") >= len(made) for each in made))
     for number, each in enumerate(made[nodes:]):
         master = made[number % nodes]
@@ -126,7 +129,6 @@ def cluster(folder: Path, nodes: int = 3, replicas: int = 0) -> list[Server]:
     until(lambda: all(b"cluster_state:ok" in _raw(each, "CLUSTER", "INFO") for each in made))
     for each in made[nodes:]:
         until(lambda each=each: b"master_link_status:up" in _raw(each, "INFO", "replication"))
-    return made
 
 
 def _raw(server: Server, *command: str) -> bytes:

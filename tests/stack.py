@@ -40,21 +40,24 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(*, stt=None, llm=None, tts=None, make_client=None, **settings) -> AsyncIterator[Stack]:
+async def running_stack(
+    *, stt=None, llm=None, tts=None, make_client=None, worker_client=None, shards=1, **settings
+) -> AsyncIterator[Stack]:
     """Run everything; ``settings`` are the gateway's. Workers may be left out by passing False."""
     make_client = make_client or fake_connector()
+    worker_client = worker_client or make_client
     stt, llm, tts = (
         ScriptedStt() if stt is None else stt,
         ScriptedLlm() if llm is None else llm,
         ScriptedTts() if tts is None else tts,
     )
     kinds = ((SttWorker, stt), (LlmWorker, llm), (TtsWorker, tts))
-    workers = [kind(Bus(make_client), engine) for kind, engine in kinds if engine is not False]
+    workers = [kind(Bus(worker_client, shards=shards), engine) for kind, engine in kinds if engine is not False]
     running = [asyncio.create_task(worker.run()) for worker in workers]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    bus = Bus(make_client)
+    bus = Bus(make_client, shards=shards)
     app = create_app(GatewaySettings(_env_file=None, gateway_port=port, **settings), bus, lambda: loud)
     config = uvicorn.Config(app, port=port, ws_per_message_deflate=False, ws_max_size=32 << 20, log_level="warning")
     server = uvicorn.Server(config)

@@ -29,7 +29,7 @@ def stack(url, **options):
     options.setdefault("llm", ScriptedLlm(ANSWER, pace=0.05))
     options.setdefault("tts", ScriptedTts(pace=0.03))
     options.setdefault("stt", ScriptedStt([f"question {n}" for n in range(1, 9)]))
-    return running_stack(make_client=connector(url), **options)
+    return running_stack(make_client=connector(url) if isinstance(url, str) else url, **options)
 
 
 async def microphone(running):

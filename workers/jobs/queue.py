@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
+from bus.address import Address
+from bus.connect import connector
 from bus.settings import BusSettings, RedisUrl, load
 
 QUEUE = "bargein-jobs"
@@ -28,9 +30,14 @@ class JobSettings(BusSettings):
     second_pass_engine: str = ""
 
     @property
-    def queue_url(self) -> str:
+    def queue(self) -> Address:
         """The address in effect."""
-        return self.jobs_redis_url or self.redis_url
+        return self.queue_address(self.jobs_redis_url)
+
+    @model_validator(mode="after")
+    def _has_a_queue(self) -> JobSettings:
+        self.queue_address(self.jobs_redis_url)
+        return self
 
 
 def follow_up(session: str) -> None:
@@ -43,7 +50,7 @@ def follow_up(session: str) -> None:
         wanted.append(("second-pass", "workers.jobs.second_pass.transcribe", SECOND_PASS_AGAIN_S))
     if not wanted:
         return
-    with Redis.from_url(settings.queue_url, socket_timeout=5) as connection:
+    with connector(settings.queue).sync(5, patient=True) as connection:
         for name, job, again in wanted:
             _once(connection, f"{name}-{session}", job, session, again)
 

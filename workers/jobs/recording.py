@@ -27,6 +27,7 @@ import soundfile
 from pydantic import Field
 from redis import Redis
 
+from bus.connect import connector
 from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, SpeechAudio
 from bus.keys import is_session, session_key
 from bus.settings import BusSettings, load
@@ -39,6 +40,7 @@ log = logging.getLogger("workers.jobs")
 
 KEEP_AUDIO_S = 60
 """Seconds the audio streams live on after they were written down."""
+REDIS_TIMEOUT = 30.0
 PAGE = 500
 """Entries read at once: at most a few MB of audio."""
 
@@ -67,7 +69,7 @@ def record(session: str) -> str:
     settings = load(RecordingSettings)
     if not is_session(session):
         raise ValueError(f"not a session id: {session[:40]!r}; expected s<shard>-<hex>")
-    client = Redis.from_url(settings.redis_url)
+    client = connector(settings.address()).sync(REDIS_TIMEOUT)
     try:
         audio = stereo(client, session)
         messages = transcript(client, session)

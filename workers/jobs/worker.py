@@ -20,8 +20,10 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 from rq import Queue, Worker
 
+from bus.address import Address
 from bus.backoff import Backoff
 from bus.child import tie_forks
+from bus.connect import connector
 from bus.embedded import Problem
 from bus.logs import start_logging
 from bus.server import answers
@@ -65,12 +67,12 @@ class JobWorker(Worker):
             sweep(settings.recordings_dir, settings.recordings_keep_days, now)
 
 
-def wait_for(url: str) -> None:
-    """Return once a server answers at ``url``. Raises Problem when what answers is not Redis."""
+def wait_for(where: Address) -> None:
+    """Return once a server answers there. Raises Problem when what answers is not Redis."""
     backoff, said = Backoff(0.1, 5.0), False
-    while not answers(url):
+    while not answers(where):
         if not said:
-            log.warning("nobody answers at %s; waiting for it", masked(url))
+            log.warning("nobody answers at %s; waiting for it", masked(where.url))
             said = True
         time.sleep(backoff.next())
 
@@ -93,11 +95,11 @@ def main() -> int:
     start_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
-        wait_for(settings.queue_url)
-        connection = Redis.from_url(settings.queue_url, socket_connect_timeout=5, socket_timeout=SOCKET_TIMEOUT)
+        wait_for(settings.queue)
+        connection = connector(settings.queue).sync(SOCKET_TIMEOUT, patient=True)
         connection.ping()
     except (Problem, AuthenticationError, AuthorizationError, ResponseError) as error:
-        log.error("the server at %s cannot be used: %s", masked(settings.queue_url), error)
+        log.error("the server at %s cannot be used: %s", masked(settings.queue.url), error)
         return CONFIGURATION_ERROR
     except KeyboardInterrupt:
         return 0
