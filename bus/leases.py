@@ -124,6 +124,15 @@ class Work:
         arguments = [self.stage, lease.entry, lease.turn, lease.fence]
         return bool(await self.bus.run(scripts.COMPLETE, keys, arguments))
 
+    async def hand_back(self, lease: Lease) -> bool:
+        """Leave the work to others, after everything that was written for it; false when the fence was refused.
+
+        What is offered is ``lease.offer`` as it is now; it counts as handed out never.
+        """
+        keys = [lease.key, self._session_keys(lease)[0]]
+        arguments = [self.stage, lease.entry, lease.turn, lease.fence, *self.bus.fields(lease.offer)]
+        return bool(await self.bus.post_script(scripts.HAND_BACK, keys, arguments))
+
     async def interrupt(self) -> None:
         """End claims that block now; they return None."""
         for client in self._blocked.values():

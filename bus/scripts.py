@@ -53,6 +53,16 @@ return redis.call('XDEL', KEYS[1], ARGV[2])
 """
 """The work is done: the offer leaves the stream. 0 when the fence is no longer ours."""
 
+HAND_BACK = """
+-- KEYS: work stream, fences of the stage     ARGV: group, entry id, turn, fence, then the offer's fields
+if redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[4] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 5))
+return 1
+"""
+"""The work is left to others: its offer stands anew, as never handed out. 0 when the fence is no longer ours."""
+
 WITHDRAW = """
 -- KEYS: work stream     ARGV: group, entry id
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) > 0 then return 0 end

@@ -36,7 +36,7 @@ MakeClient = Callable[[float | None], Client]
 COMMAND_TIMEOUT = 5.0
 SCRIPTS = (
     scripts.APPEND_GUARDED, scripts.RAISE, scripts.TAKE, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW,
-    scripts.HOLD_LEASE,
+    scripts.HAND_BACK, scripts.HOLD_LEASE,
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ class Bus:
     def post(self, key: str, event: Event, *, maxlen: int | None = None) -> asyncio.Future[bytes]:
         """Append an event without waiting; the future holds its id. ``maxlen`` trims, approximately."""
         trim = ("MAXLEN", "~", maxlen) if maxlen else ()
-        return self.outbox.send("XADD", key, *trim, "*", *self._fields(event))
+        return self.outbox.send("XADD", key, *trim, "*", *self.fields(event))
 
     async def publish(self, key: str, event: Event) -> str:
         """Append an event and wait until the server has it; its id."""
@@ -124,7 +124,7 @@ class Bus:
             session_key(session, f"fence:{stage}"),
             session_key(session, "cancelled"),
         )
-        fields = (*self._fields(event), "fence", fence) if fence else self._fields(event)
+        fields = (*self.fields(event), "fence", fence) if fence else self.fields(event)
         sha = self._shas[scripts.APPEND_GUARDED]
         return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, *fields)
 
@@ -132,7 +132,8 @@ class Bus:
         """Like ``post_guarded``, and wait; the entry's id. Raises Fenced or TurnCancelled."""
         return granted(await self.post_guarded(session, name, event, stage=stage, turn=turn, fence=fence))
 
-    def _fields(self, event: Event) -> tuple[Any, ...]:
+    def fields(self, event: Event) -> tuple[Any, ...]:
+        """An event as the names and values of a stream entry, marked as this process's next."""
         fields = encode(event, self.now())
         pcm = fields.pop("pcm", None)
         fields["by"] = self.name.encode()
@@ -197,6 +198,10 @@ class Bus:
             return await self.commands.evalsha(sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await self.commands.eval(script, len(keys), *keys, *arguments)
+
+    def post_script(self, script: str, keys: list[str], arguments: list[Any]) -> asyncio.Future[Any]:
+        """Run one of SCRIPTS after everything posted before, without waiting; the future holds its answer."""
+        return self.outbox.send("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
 
     async def wait_until_up(self) -> None:
         """Return once the server answers a PING; tries for ever, with a growing wait."""

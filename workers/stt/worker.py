@@ -32,7 +32,7 @@ from bus.leases import Lease
 from bus.reader import Subscription
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import Worker, Writer
+from workers.runtime import HandOver, Worker, Writer
 from workers.stt.engine import Details, Recognizer
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class SttWorker(Worker):
             context=getattr(self.engine, "context", 0) if lease.fence > 1 else 0,
         )
         try:
-            await hearing.follow(mic, self.life.idle, lambda: self.abandoned(session))
+            await hearing.follow(mic, self.life.idle, lambda: self.abandoned(session), self.draining)
         finally:
             mic.close()
             await hearing.recognizer.close()
@@ -152,8 +152,13 @@ class _Session:
         self._ear = Ear(context)
         self._text = ""
 
-    async def follow(self, mic: Subscription, idle: float, abandoned: Callable[[], Awaitable[bool]]) -> None:
-        """Read the microphone to its end; after ``idle`` seconds of nothing ask whether there is any."""
+    async def follow(
+        self, mic: Subscription, idle: float, abandoned: Callable[[], Awaitable[bool]], draining: asyncio.Event
+    ) -> None:
+        """Read the microphone to its end; after ``idle`` seconds of nothing ask whether there is any.
+
+        Raises HandOver between two utterances once ``draining`` is set.
+        """
         while True:
             try:
                 async with asyncio.timeout(idle):
@@ -172,6 +177,8 @@ class _Session:
                 else:
                     await self._mark(entry.event)
                 entry = mic.take()
+            if draining.is_set() and not self._ear.open:
+                raise HandOver
             if self._streaming:
                 await self._feed()
 
