@@ -67,6 +67,11 @@ def handover_key(call: str) -> str:
     return f"{PREFIX}:handover:{call}"
 
 
+def places_key(caller: str | None = None) -> str:
+    """The sorted set of calls that have a place, over all gateways; with a name those with that API key."""
+    return f"{PREFIX}:{{places}}" if caller is None else f"{PREFIX}:{{places}}:{caller}"
+
+
 def live_key(shard: int) -> str:
     """The set of a shard's sessions that some gateway has begun and none has ended."""
     return f"{PREFIX}:{{s{shard}}}:live"

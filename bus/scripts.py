@@ -63,6 +63,38 @@ return 1
 """
 """The work is left to others: its offer stands anew, as never handed out. 0 when the fence is no longer ours."""
 
+TAKE_PLACE = """
+-- KEYS: everybody's places, a caller's     ARGV: milliseconds, call, most of everybody, most of the caller (0: any)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, key in ipairs(KEYS) do redis.call('ZREMRANGEBYSCORE', key, '-inf', now) end
+if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
+  if tonumber(ARGV[4]) > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return -1 end
+  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + ARGV[1], ARGV[2])
+  redis.call('PEXPIRE', key, ARGV[1])
+end
+return 1
+"""
+"""A call's place: 1, also for one that has it; 0 when all are taken, -1 when the caller has too many."""
+
+RENEW_PLACES = """
+-- KEYS: places     ARGV: milliseconds, calls
+local time = redis.call('TIME')
+for n = 2, #ARGV do redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1], ARGV[n]) end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
+"""Keep places for so long from now; one that has expired is taken again, since its call goes on."""
+
+COUNT_PLACES = """
+-- KEYS: places
+local time = redis.call('TIME')
+return redis.call('ZCOUNT', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000), '+inf')
+"""
+"""How many places are taken."""
+
 WITHDRAW = """
 -- KEYS: work stream     ARGV: group, entry id
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) > 0 then return 0 end

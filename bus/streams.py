@@ -37,6 +37,7 @@ COMMAND_TIMEOUT = 5.0
 SCRIPTS = (
     scripts.APPEND_GUARDED, scripts.RAISE, scripts.TAKE, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW,
     scripts.HAND_BACK, scripts.HOLD_LEASE,
+    scripts.TAKE_PLACE, scripts.RENEW_PLACES, scripts.COUNT_PLACES,
 )  # fmt: skip
 
 

@@ -43,8 +43,10 @@ from bus.streams import Bus, connector
 from gateway import console, metrics, phone
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
+from gateway.drain import Server, listen
 from gateway.keys import Caller
 from gateway.own_tools import wanted
+from gateway.places import Places
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
@@ -76,6 +78,11 @@ class Gateway:
         self.door = Door(settings, bus)
         self.name = f"gateway-{secrets.token_hex(4)}"
         self.sessions: dict[str, Session] = {}
+        self.departed = asyncio.Event()
+        """Set when a session has ended."""
+        self.places = Places(bus)
+        self.draining = False
+        """Whether it is about to end: it takes no new sessions."""
         self.metrics = metrics.Metrics(lambda: len(self.sessions))
         self.work = {stage: Work(bus, stage) for stage in STAGES}
         self._staff: dict[str, list[WorkerRecord]] = {}
@@ -100,16 +107,30 @@ class Gateway:
 
     async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
         """Raise Refused unless one more call that needs ``stages`` can be served now."""
+        if self.draining:
+            raise Refused(503, "server_error", "unavailable", "this gateway is about to end; try again")
         missing = [each for each in await self.missing() if each in (*stages, "redis")]
         if missing:
             message = f"not ready, no live worker for: {', '.join(missing)}"
             raise Refused(503, "server_error", "unavailable", message)
-        if self.full():
+        try:
+            full = len(self.sessions) >= self.settings.max_sessions or await self.places.taken() >= self.capacity()
+        except OUTAGE:
+            raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
+        if full:
             raise Refused(503, "server_error", "unavailable", "every line is busy")
+
+    async def place(self, call: str, caller: Caller) -> None:
+        """Take a place among those that all gateways share. Raises Refused."""
+        try:
+            await self.places.take(call, self.capacity(), caller.name, self.door.most)
+        except OUTAGE:
+            raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
 
     async def gone(self, session_id: str) -> None:
         """A session has ended: it is forgotten, and written down if calls are recorded."""
         session = self.sessions.pop(session_id, None)
+        self.departed.set()
         log.info("%s: ended", session_id)
         if session is not None and session.profile.record:
             await enqueue_recording(self.settings, session_id)
@@ -128,10 +149,9 @@ class Gateway:
         except OUTAGE:
             return ["redis"]
 
-    def full(self) -> bool:
-        """Whether no more sessions fit: MAX_SESSIONS, or as many as the recognisers there are can listen to."""
-        places = sum(record.capacity for record in self._staff.get("stt", ()))
-        return len(self.sessions) >= min(self.settings.max_sessions, places)
+    def capacity(self) -> int:
+        """How many sessions the recognisers there are can listen to, over all gateways."""
+        return sum(record.capacity for record in self._staff.get("stt", ()))
 
     def voices(self) -> frozenset[str]:
         """The voices that some TTS worker has."""
@@ -200,13 +220,16 @@ async def ready(request: Request) -> Response:
         for stage, records in (await gateway.staff()).items():
             stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
     body = {
-        "ready": not missing,
+        "ready": not missing and not gateway.draining,
+        "draining": gateway.draining,
         "missing": missing,
         "sessions": len(gateway.sessions),
         "stages": stages,
         "key_required": gateway.door.keys.required,
     }
-    return JSONResponse(body, status_code=503 if missing else 200)
+    if body["ready"]:
+        return JSONResponse(body)
+    return JSONResponse(body, 503, headers={"Retry-After": RETRY_AFTER})
 
 
 async def measured(request: Request) -> Response:
@@ -240,11 +263,11 @@ async def cancel(request: Request) -> Response:
 
 
 async def realtime(socket: WebSocket) -> None:
-    gateway = _gateway(socket)
+    gateway, call = _gateway(socket), secrets.token_hex(8)
     try:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
         caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
-        gateway.door.enter(caller)
+        await gateway.place(call, caller)
     except Refused as refused:
         gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
@@ -252,7 +275,7 @@ async def realtime(socket: WebSocket) -> None:
     try:
         await _serve(socket, gateway, caller)
     finally:
-        gateway.door.leave(caller)
+        await gateway.places.give_back(call)
 
 
 async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
@@ -303,6 +326,7 @@ def create_app(
         app.state.gateway = gateway = Gateway(settings, own, detector)
         sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
         tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
+        tasks.append(asyncio.create_task(gateway.places.run()))
         try:
             yield
         finally:
@@ -356,8 +380,9 @@ def main() -> None:
         access_log=False,
         log_config=None,
     )
-    server = uvicorn.Server(config)
-    server.run()
+    shared = settings.gateway_shares_port
+    server = Server(config, settings.drain_s, shares_port=shared)
+    server.run([listen(settings.gateway_host, settings.gateway_port)] if shared else None)
     if not server.started:
         sys.exit(3)
 

@@ -109,11 +109,17 @@ async def media(socket: WebSocket) -> None:
             log.warning("%s: redis does not answer: the call is not handed over", session_id)
 
     session_id = new_session(gateway.bus.shards)
+    try:
+        await gateway.place(session_id, Caller())
+    except Refused:
+        await socket.close(1013, "every line is busy")
+        return
     log.info("%s: begins (phone)", session_id)
     connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits())
     try:
         await connection.run(gateway.make_session, admit, handed_over)
     finally:
+        await gateway.places.give_back(session_id)
         await gateway.gone(session_id)
 
 

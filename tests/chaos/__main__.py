@@ -15,13 +15,14 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.figures import machine
 from bus.history import read
-from bus.keys import live_key, work_key
+from bus.keys import SESSION_STREAMS, live_key, session_key, work_key
 from bus.streams import Bus, connector
-from tests.chaos.caller import Caller
+from tests.chaos.caller import Caller, Story
 from tests.chaos.faults import FAULTS, SHORT, Fault
 from tests.chaos.fleet import Fleet, running_fleet
 from tests.chaos.verdict import Row, table
@@ -39,7 +40,7 @@ def schedule(fault: Fault, rng: random.Random) -> list[float]:
     return [(BETWEEN if strike else BEGIN) + 2 * rng.random() for strike in range(fault.strikes)]
 
 
-async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int) -> Row:
+async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int, traces: Path | None) -> Row:
     """One round."""
     rng = random.Random(f"{fault.name} {seed}")
     waits = schedule(fault, rng)
@@ -65,11 +66,28 @@ async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int) ->
     bus = Bus(connector(fleet.redis_url))
     try:
         for caller in callers:
-            row.add(caller.story, await read(bus, caller.story.session) if caller.story.session else [])
+            story, known = caller.story, len(row.wrong)
+            row.add(story, await read(bus, story.session) if story.session else [])
+            if traces is not None and story.session and len(row.wrong) > known:
+                await trace(bus, story, traces)
         row.wrong += await left_over(bus)
     finally:
         await bus.close()
     return row
+
+
+async def trace(bus: Bus, story: Story, folder: Path) -> None:
+    """Write down a call in which something went wrong: what its client received, and its streams without audio."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    lines = [f"{at:9.0f} {json.dumps(event)}" for at, event in story.events]
+    for name in SESSION_STREAMS:
+        entries = await bus.replay(session_key(story.session, name))
+        lines += [
+            f"{name} {entry.id} {entry.fence} {asdict(entry.event)}"
+            for entry in entries
+            if "pcm" not in entry.event.__slots__
+        ]
+    await asyncio.to_thread((folder / story.session).write_text, "\n".join(lines) + "\n")
 
 
 async def left_over(bus: Bus) -> list[str]:
@@ -96,7 +114,8 @@ async def run(options: argparse.Namespace, faults: list[Fault]) -> list[Row]:
         async with running_fleet(Path(folder), log, options.workers, options.words, RETENTION_S="120") as fleet:
             for number, fault in enumerate(faults * options.rounds):
                 await fleet.staffed(options.workers)
-                row = await play(fleet, fault, options.seed + number // len(faults), options.calls, options.words)
+                seed, traces = options.seed + number // len(faults), Path(options.traces) if options.traces else None
+                row = await play(fleet, fault, seed, options.calls, options.words, traces)
                 rows.append(row)
                 print(" ".join(row.cells()), file=sys.stderr, flush=True)
     return rows
@@ -123,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--words", type=int, default=16, help="of a reply")
     parser.add_argument("--json", help="write the rows to this file")
     parser.add_argument("--log", help="write what the processes print to this file")
+    parser.add_argument("--traces", help="write each call in which something went wrong to a file in this folder")
     options = parser.parse_args(argv)
     try:
         faults = chosen(",".join(SHORT) if options.short else options.faults)

@@ -47,6 +47,8 @@ class Story:
     understood: list[int] = field(default_factory=list)
     """The words of the caller's own, as they were written down."""
     stale_samples: int = 0
+    events: list[tuple[float, dict[str, object]]] = field(default_factory=list)
+    """Everything that was received but audio, with its time (ms)."""
     ended: str = ""
     """Why the call ended before its time."""
 
@@ -87,6 +89,7 @@ class Caller:
                     await self._talk(call)
                 finally:
                     story.stale_samples = call.stale_samples
+                    story.events = [(at, event) for at, event in call.events if "audio.delta" not in str(event["type"])]
                     for _, event in call.events:
                         if event.get("type") == COMMITTED:
                             story.understood += numbered.numbers_in(event["transcript"])

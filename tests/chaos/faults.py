@@ -107,7 +107,7 @@ FAULTS = {
         *(Fault(f"freeze-{kind}", _cut(kind, "freeze"), lasts=STOPPED) for kind in ("stt", "llm", "tts")),
         Fault("delay", _slow, lasts=STOPPED),
         Fault("rolling", _rolling, strikes=1, lasts=20.0),
-        Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=20.0, needs="resume"),
+        Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
         Fault("kill-gateway", _kill("gateway"), needs="resume"),
         Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED, needs="outage"),
         Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED, needs="outage"),

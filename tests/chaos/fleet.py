@@ -130,6 +130,7 @@ async def running_fleet(folder: Path, log: Path, workers: int, words: int, **set
         "RECORDINGS_DIR": str(folder / "recordings"),
         "STT_ENGINE": "http", "LLM_ENGINE": "openai", "TTS_ENGINE": "http",
         "STT_URL": models, "LLM_URL": models, "TTS_URL": models,
+        "DRAIN_S": "5", "SHUTDOWN_S": "7",
         "TTS_REPEATABLE": "true", "LLM_PREFILL": "true",
         **settings,
     }  # fmt: skip
@@ -152,7 +153,14 @@ async def running_fleet(folder: Path, log: Path, workers: int, words: int, **set
             model = [sys.executable, "-m", "benchmarks.model_server", str(models_port)]
             await start("models", 1, [*model, "--tokens", "10", "--words", str(words)])
             for number in range(1, workers + 1):
-                await start("gateway", number, [*supervisor, "gateway"], GATEWAY_PORT=str(free_port()))
+                await start(
+                    "gateway",
+                    number,
+                    [*supervisor, "gateway"],
+                    GATEWAY_PORT=str(free_port()),
+                    DRAIN_S="30",
+                    SHUTDOWN_S="40",
+                )
                 for stage in ("stt", "llm", "tts"):
                     await start(stage, number, [*supervisor, stage])
             await start("jobs", 1, [*supervisor, "jobs"])

@@ -97,6 +97,7 @@ class Http:
         )
         if self.settings.tts_cancel_url:
             self._endpoint = CancelEndpoint(self.settings.tts_cancel_url, self._client)
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request's whole address
         log.info("sentences are spoken by %s at %s", self.settings.tts_model, address)
 
     def wasted(self, cancel: CancelToken) -> Waste:

@@ -1,0 +1,84 @@
+"""A gateway that is asked to end: it takes nothing new, lets its calls come to their ends, and goes by a limit.
+
+uvicorn by itself closes every WebSocket at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+log = logging.getLogger(__name__)
+
+GOODBYE = 2.0
+"""Seconds in which clients are told that their session ends here."""
+
+
+class Server(uvicorn.Server):
+    """Drains at the first SIGTERM or SIGINT, and ends at once at the second."""
+
+    def __init__(self, config: uvicorn.Config, limit: float, *, shares_port: bool = False) -> None:
+        """``limit``: seconds that calls may take to end. One that shares its port stops listening when it drains."""
+        super().__init__(config)
+        self._limit = limit
+        self._shares_port = shares_port
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        gateway: Gateway | None = getattr(getattr(self.config.app, "state", None), "gateway", None)
+        if self._loop is None or gateway is None or gateway.draining:
+            super().handle_exit(sig, frame)
+            return
+        gateway.draining = True
+        log.info("%s: %d calls go on", signal.Signals(sig).name, len(gateway.sessions))
+        self._loop.call_soon_threadsafe(self._begin, gateway)
+
+    def _begin(self, gateway: Gateway) -> None:
+        self._draining = asyncio.get_running_loop().create_task(self._drain(gateway))
+
+    async def _drain(self, gateway: Gateway) -> None:
+        if self._shares_port:
+            for server in self.servers:
+                server.close()
+        if not await _empty(gateway, self._limit):
+            log.warning("%d calls have not ended within %g s", len(gateway.sessions), self._limit)
+            for session in list(gateway.sessions.values()):
+                session.ended.set()
+            await _empty(gateway, GOODBYE)
+        self.should_exit = True
+
+
+async def _empty(gateway: Gateway, limit: float) -> bool:
+    """Whether the gateway's last session has ended within ``limit`` seconds."""
+    try:
+        async with asyncio.timeout(limit):
+            while gateway.sessions:
+                gateway.departed.clear()
+                await gateway.departed.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on a port that other processes of the same user may listen on too: the kernel spreads what comes in."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    return listener
