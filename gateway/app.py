@@ -382,7 +382,12 @@ def main() -> None:
     )
     shared = settings.gateway_shares_port
     server = Server(config, settings.drain_s, shares_port=shared)
-    server.run([listen(settings.gateway_host, settings.gateway_port)] if shared else None)
+    try:
+        listener = listen(settings.gateway_host, settings.gateway_port, shared=shared)
+    except OSError as error:
+        log.error("cannot listen on %s:%d: %s", settings.gateway_host, settings.gateway_port, error.strerror or error)
+        sys.exit(3)
+    server.run([listener])
     if not server.started:
         sys.exit(3)
 

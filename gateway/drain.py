@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STALLED = 20.0
+"""Seconds after which a client that takes nothing of what is sent to it is dropped."""
 GOODBYE = 2.0
 """Seconds in which clients are told that their session ends here."""
 
@@ -74,11 +76,17 @@ async def _empty(gateway: Gateway, limit: float) -> bool:
     return True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket on a port that other processes of the same user may listen on too: the kernel spreads what comes in."""
+def listen(host: str, port: int, *, shared: bool, stalled: float = STALLED) -> socket.socket:
+    """A socket to listen on. ``shared``: other processes of the same user may listen on the port too, and the kernel
+    spreads what comes in. The kernel drops clients that take nothing for ``stalled`` seconds, where it can (Linux): a
+    server that closes such a connection would wait for ever until what it has written is read. Raises OSError.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled * 1000))
     listener.bind((host, port))
     return listener

@@ -48,6 +48,8 @@ class Life:
     """How long what goes on may take to reach a boundary when the worker drains; then it is handed over as it is."""
     register: float = 1.0
     deliveries: int = 4
+    behind: float = 2.0
+    """Seconds of audio that may gather at a recogniser before it counts as behind real time."""
     steady: float = 10.0
     """Work that has gone on for so long does not count as killing its workers."""
     idle: float = 5.0
@@ -102,6 +104,8 @@ class Worker(ABC):
         self._begun: dict[tuple[str, str], float] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self.draining = asyncio.Event()
+        self.behind: set[str] = set()
+        """Sessions whose work does not keep up with real time: while there are any, no others are taken."""
         self.counts: Counter[str] = Counter()
         """What it has counted, by the names in ``bus.tallies.COUNTS``."""
 
@@ -188,7 +192,8 @@ class Worker(ABC):
         engine = self.engine
         voices = ",".join(getattr(engine, "voices", ()))
         load = len(self._serving)
-        await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, engine.capacity, load, voices))
+        capacity = min(load, engine.capacity) if self.behind else engine.capacity
+        await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, capacity, load, voices))
         await tell(self.bus, self.stage, self.name, dict(self.counts), LIFETIME)
 
     async def _beat(self) -> None:

@@ -34,6 +34,7 @@ class Connection:
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
         self._cut = ""
+        self._sender: asyncio.Task[None] | None = None
         self._clock = asyncio.get_running_loop().time
         self._began = self._heard = self._clock()
         """When the session began, and when the client last sent something."""
@@ -78,13 +79,18 @@ class Connection:
                 await self.close(1008, self._cut)
 
     def queue(self, event: dict[str, Any]) -> None:
-        """Send an event after those before it."""
+        """Send an event after those before it; nothing more is kept for a client that is cut."""
+        if self._cut:
+            return
         text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
         self._unsent.append(text)
         self._unsent_bytes += len(text)
         if self._unsent_bytes > MAX_UNSENT and not self._cut:
             self._cut = "the client does not read"
             log.warning("%s: cut: %d bytes unread", self.session_id, self._unsent_bytes)
+            self._unsent.clear()
+            if self._sender is not None:
+                self._sender.cancel()  # it may wait for the client to read
         self._wake.set()
 
     async def receive(self) -> Message:
@@ -107,6 +113,7 @@ class Connection:
             await self.take(message.get("text") or message.get("bytes") or b"")
 
     async def _send_all(self) -> None:
+        self._sender = asyncio.current_task()
         while not self._cut:
             self._wake.clear()
             if not await self._flush():
