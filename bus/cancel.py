@@ -108,11 +108,16 @@ class CancelGuard:
         return list(self._tokens)
 
 
-async def raise_watermark(bus: Bus, session: str, turn: int, reason: str) -> int:
-    """Cancel every turn of a session up to ``turn`` and announce it, in one step; the watermark afterwards."""
+async def raise_watermark(bus: Bus, session: str, turn: int, reason: str, fence: int = 0) -> int:
+    """Cancel every turn of a session up to ``turn`` and announce it, in one step; the watermark afterwards.
+
+    ``fence``: of the gateway's lease, which is compared first (0: it is not). -1 when it is not the newest.
+    """
     announcement = json.dumps({"session": session, "turn": turn, "reason": reason, "at": bus.now()})
-    keys = [session_key(session, "cancelled")]
-    return int(await bus.run(scripts.RAISE, keys, [turn, CANCEL_CHANNEL, announcement]))
+    keys, told = [session_key(session, "cancelled")], [turn, CANCEL_CHANNEL, announcement]
+    if fence:
+        keys, told = [*keys, session_key(session, "fence:gateway")], [*told, fence]
+    return int(await bus.run(scripts.RAISE, keys, told))
 
 
 async def watermark(bus: Bus, session: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from bus.events import Amended, Event, Said
 from bus.keys import session_key
@@ -38,10 +39,16 @@ async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:
     return conversation(entry.event for entry in entries)
 
 
+class Posts(Protocol):
+    """What appends to a stream without waiting, such as a Bus; the answer is the entry's id."""
+
+    def post(self, key: str, event: Event) -> asyncio.Future[bytes]: ...
+
+
 class HistoryWriter:
     """The gateway's side: it alone writes a session's history. Writes keep their order and are not waited for."""
 
-    def __init__(self, bus: Bus, session: str) -> None:
+    def __init__(self, bus: Posts, session: str) -> None:
         self._bus = bus
         self._key = session_key(session, "history")
         self._last: asyncio.Future[bytes] | None = None

@@ -20,7 +20,7 @@ SESSION_STREAMS = (
     "control",
 )  # fmt: skip
 SESSION_KEYS = (
-    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "lease:gateway",
+    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "fence:gateway", "lease:gateway",
 )  # fmt: skip
 KEPT_KEYS = tuple(name for name in SESSION_KEYS if name != "lease:gateway")
 """What is kept for a while after a session's end. The lease is not: it says that there is none."""
@@ -70,6 +70,11 @@ def handover_key(call: str) -> str:
 def places_key(caller: str | None = None) -> str:
     """The sorted set of calls that have a place, over all gateways; with a name those with that API key."""
     return f"{PREFIX}:{{places}}" if caller is None else f"{PREFIX}:{{places}}:{caller}"
+
+
+def call_key(call: str) -> str:
+    """The session of a phone call that goes on; ``call`` as in ``handover_key``."""
+    return f"{PREFIX}:call:{call}"
 
 
 def live_key(shard: int) -> str:

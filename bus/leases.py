@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from bus import scripts
-from bus.events import SessionOffer, SpeakOffer, TurnOffer
+from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
 from bus.keys import session_key, shard_of, work_key
 from bus.reader import read_entry
-from bus.streams import Bus
+from bus.streams import Bus, granted
 
 Offer = SessionOffer | TurnOffer | SpeakOffer
 
@@ -48,7 +48,11 @@ class Lease:
     @property
     def turn(self) -> int:
         """The turn that the lease is for; 0 for a whole session."""
-        return getattr(self.offer, "turn", 0)
+        return _turn(self.offer)
+
+
+def _turn(offer: Event) -> int:
+    return int(getattr(offer, "turn", 0))
 
 
 class Work:
@@ -62,11 +66,23 @@ class Work:
         self._grouped: set[str] = set()
         self._blocked = {shard: bus.make_client(None) for shard in range(bus.shards)} if worker else {}
 
-    async def offer(self, offer: Offer) -> str:
-        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn."""
+    async def offer(self, offer: Offer, fence: int = 0) -> str:
+        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn.
+
+        ``fence``: of the gateway's lease, which is compared first (0: it is not). Raises Fenced.
+        """
         key = work_key(shard_of(offer.session), self.stage)
         await self._group(key)
-        return await self.bus.publish(key, offer)
+        if not fence:
+            return await self.bus.publish(key, offer)
+        answer = self.bus.post_fenced(key, offer.session, offer, stage="gateway", turn=0, fence=fence)
+        return granted(await answer)
+
+    async def offered(self, session: str, turn: int) -> str:
+        """The entry of an offer that is neither done nor withdrawn, claimed or not; empty when there is none."""
+        entries = await self.bus.replay(work_key(shard_of(session), self.stage))
+        found = (e.id for e in entries if getattr(e.event, "session", "") == session and turn == _turn(e.event))
+        return next(found, "")
 
     async def withdraw(self, session: str, entry: str) -> bool:
         """Take back an offer that nobody has claimed: true if so, false when it was claimed or is done."""

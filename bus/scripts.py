@@ -13,13 +13,14 @@ return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
 """Write for a lease: refused when a higher fence was given since, or when the turn (> 0) is cancelled."""
 
 RAISE = """
--- KEYS: watermark     ARGV: turn, channel, announcement
+-- KEYS: watermark, perhaps fences of the gateway     ARGV: turn, channel, announcement, fence
+if KEYS[2] and tonumber(ARGV[4]) < tonumber(redis.call('HGET', KEYS[2], '0') or '0') then return -1 end
 local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
 if tonumber(ARGV[1]) > mark then mark = tonumber(ARGV[1]) redis.call('SET', KEYS[1], ARGV[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 return mark
 """
-"""Atomic maximum, and its announcement."""
+"""Atomic maximum, and its announcement; -1 for a gateway whose session has another since."""
 
 TAKE = """
 -- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn
@@ -103,11 +104,37 @@ return redis.call('XDEL', KEYS[1], ARGV[2])
 """Take back an offer that nobody has claimed: 1 if so, 0 when it was claimed or is gone."""
 
 HOLD_LEASE = """
--- KEYS: lease, live sessions     ARGV: owner, milliseconds, session
+-- KEYS: lease, live sessions, perhaps fences of the gateway     ARGV: owner, milliseconds, session, fence
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
+if KEYS[3] and redis.call('HGET', KEYS[3], '0') ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SADD', KEYS[2], ARGV[3])
 return 1
 """
-"""Take or renew a session's lease, held by name: 1, or 0 while somebody else holds it. The session counts as live."""
+"""Take or renew a session's lease, held by name: 1, or 0 while somebody else holds it. The session counts as live.
+
+With a fence: 0 also when a higher one was given since."""
+
+SEIZE_LEASE = """
+-- KEYS: lease, live sessions, fences of the gateway     ARGV: owner, milliseconds, session, who ends sessions
+if ARGV[4] ~= '' then
+  if redis.call('SISMEMBER', KEYS[2], ARGV[3]) == 0 or redis.call('GET', KEYS[1]) == ARGV[4] then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[3])
+return redis.call('HINCRBY', KEYS[3], '0', 1)
+"""
+"""Take a session's lease whoever holds it, with a new fence: what the one before writes is refused from now on.
+
+With ``who ends sessions`` only one that is live and not being ended can be taken: 0 for any other."""
+
+RELEASE_LEASE = """
+-- KEYS: lease, live sessions     ARGV: owner, session, ended
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[3] == '1' then redis.call('SREM', KEYS[2], ARGV[2]) end
+return 1
+"""
+"""Let go of a session's lease, unless somebody else has it by now: 0 then. ``ended``: it is not live any more."""

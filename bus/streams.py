@@ -36,7 +36,7 @@ MakeClient = Callable[[float | None], Client]
 COMMAND_TIMEOUT = 5.0
 SCRIPTS = (
     scripts.APPEND_GUARDED, scripts.RAISE, scripts.TAKE, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW,
-    scripts.HAND_BACK, scripts.HOLD_LEASE,
+    scripts.HAND_BACK, scripts.HOLD_LEASE, scripts.SEIZE_LEASE, scripts.RELEASE_LEASE,
     scripts.TAKE_PLACE, scripts.RENEW_PLACES, scripts.COUNT_PLACES,
 )  # fmt: skip
 
@@ -120,11 +120,14 @@ class Bus:
 
         The answer is the entry's id, ``FENCED`` or ``CANCELLED``; ``granted`` turns those into exceptions.
         """
-        keys = (
-            session_key(session, name),
-            session_key(session, f"fence:{stage}"),
-            session_key(session, "cancelled"),
-        )
+        key = session_key(session, name)
+        return self.post_fenced(key, session, event, stage=stage, turn=turn, fence=fence)
+
+    def post_fenced(
+        self, key: str, session: str, event: Event, *, stage: str, turn: int, fence: int
+    ) -> asyncio.Future[bytes]:
+        """Like ``post_guarded``, to any stream in the session's shard."""
+        keys = (key, session_key(session, f"fence:{stage}"), session_key(session, "cancelled"))
         fields = (*self.fields(event), "fence", fence) if fence else self.fields(event)
         sha = self._shas[scripts.APPEND_GUARDED]
         return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, *fields)

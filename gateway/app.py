@@ -24,7 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -40,16 +39,18 @@ from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
 from bus.streams import Bus, connector
-from gateway import console, metrics, phone
+from gateway import console, metrics, phone, reconnect
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
-from gateway.drain import Server, listen
+from gateway.drain import run
 from gateway.keys import Caller
 from gateway.own_tools import wanted
 from gateway.places import Places
+from gateway.protocols.connection import Connection
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
+from gateway.resume import Return, Taken
 from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
@@ -96,44 +97,60 @@ class Gateway:
             self._staff_at = now
         return self._staff
 
-    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES) -> Caller:
-        """Who calls, once a call that needs ``stages`` can be served. Raises Refused."""
+    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES, *, again: bool = False) -> Caller:
+        """Who calls, once a call that needs ``stages`` can be served. Raises Refused.
+
+        ``again``: the caller comes back to a session, which has its place.
+        """
+        self.stay()
         try:
             caller = await self.door.caller(socket)
         except OUTAGE:
             raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
-        await self.vacancy(stages)
+        if not again:
+            await self.vacancy(stages)
         return caller
 
     async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
         """Raise Refused unless one more call that needs ``stages`` can be served now."""
-        if self.draining:
-            raise Refused(503, "server_error", "unavailable", "this gateway is about to end; try again")
+        self.stay()
         missing = [each for each in await self.missing() if each in (*stages, "redis")]
         if missing:
             message = f"not ready, no live worker for: {', '.join(missing)}"
             raise Refused(503, "server_error", "unavailable", message)
-        try:
-            full = len(self.sessions) >= self.settings.max_sessions or await self.places.taken() >= self.capacity()
-        except OUTAGE:
-            raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
-        if full:
+        if len(self.sessions) >= self.settings.max_sessions or await self.places.taken() >= self.capacity():
             raise Refused(503, "server_error", "unavailable", "every line is busy")
 
-    async def place(self, call: str, caller: Caller) -> None:
-        """Take a place among those that all gateways share. Raises Refused."""
-        try:
-            await self.places.take(call, self.capacity(), caller.name, self.door.most)
-        except OUTAGE:
-            raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
+    def stay(self) -> None:
+        """Raise Refused if this gateway is about to end."""
+        if self.draining:
+            raise Refused(503, "server_error", "unavailable", "this gateway is about to end; try again")
 
-    async def gone(self, session_id: str) -> None:
-        """A session has ended: it is forgotten, and written down if calls are recorded."""
-        session = self.sessions.pop(session_id, None)
-        self.departed.set()
+    async def place(self, call: str, caller: Caller) -> None:
+        """Take a place among those that all gateways share; a session that has one keeps it. Raises Refused."""
+        await self.missing()  # who works here may never have been looked up
+        await self.places.take(call, self.capacity(), caller.name, self.door.most)
+
+    async def gone(self, connection: Connection) -> bool:
+        """A connection is over: its session is forgotten here, and written down if it has ended and is recorded.
+
+        Whether the session goes on elsewhere, or may.
+        """
+        session_id, session = connection.session_id, connection.session
+        if session is None:
+            return False
+        if self.sessions.get(session_id) is session:
+            del self.sessions[session_id]
+            self.departed.set()
+        if session.resumption is not None:
+            self.metrics.lost(session.resumption.lost_ms / 1000)
+        if session.pen.lost or connection.resting:
+            log.info("%s: %s", session_id, "taken over" if session.pen.lost else "rests until its client is back")
+            return True
         log.info("%s: ended", session_id)
-        if session is not None and session.profile.record:
+        if session.profile.record:
             await enqueue_recording(self.settings, session_id)
+        return False
 
     async def swept(self, session_id: str, config: Mapping[str, str]) -> None:
         """A session whose gateway died was ended here: it is written down if it was to be."""
@@ -157,16 +174,20 @@ class Gateway:
         """The voices that some TTS worker has."""
         return frozenset(voice for record in self._staff.get("tts", ()) for voice in record.voices.split(",") if voice)
 
-    def make_session(self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True) -> Session:
-        """A session for a client that has connected; one that listens is a call, and known as such."""
+    def make_session(
+        self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True, taken: Taken | None = None
+    ) -> Session:
+        """A session for a client that has connected, or come back to one that was ``taken``; one that listens is a
+        call, and known as such."""
         session = Session(
             self.bus, outlet.session, outlet, profile,
             input_rate=rate, probability=self.detector() if listens else (lambda window: 0.0), work=self.work,
             owner=self.name, listens=listens, on_record=lambda record: self._settled(outlet.session, record),
+            taken=taken,
         )  # fmt: skip
         if listens:
             self.sessions[session.id] = session
-            self.metrics.call()
+            (self.metrics.resumed if taken else self.metrics.call)()
         return session
 
     def _settled(self, session: str, record: TurnRecord) -> None:
@@ -181,7 +202,7 @@ class Gateway:
                 log.info("waiting for: %s", missing)
                 told = missing
             await asyncio.sleep(0.2)
-        print(f"bargein is ready: open http://{_shown(self.settings)}/ and talk", flush=True)
+        print(f"bargein is ready: open http://{self.settings.address}/ and talk", flush=True)
 
 
 class Fresh(StaticFiles):
@@ -191,12 +212,6 @@ class Fresh(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
-
-
-def _shown(settings: GatewaySettings) -> str:
-    host = settings.gateway_host
-    host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"{host}:{settings.gateway_port}"
 
 
 def _gateway(connection: Request | WebSocket) -> Gateway:
@@ -263,22 +278,25 @@ async def cancel(request: Request) -> Response:
 
 
 async def realtime(socket: WebSocket) -> None:
-    gateway, call = _gateway(socket), secrets.token_hex(8)
+    gateway, again = _gateway(socket), reconnect.wanted(socket)
+    call = again or new_session(gateway.bus.shards)
     try:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
-        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
+        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES, again=bool(again))
         await gateway.place(call, caller)
     except Refused as refused:
         gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
         return
+    kept = bool(again)
     try:
-        await _serve(socket, gateway, caller)
+        kept = await _serve(socket, gateway, caller, call)
     finally:
-        await gateway.places.give_back(call)
+        await gateway.places.give_back(call, kept=kept)
 
 
-async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
+async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller, session_id: str) -> bool:
+    """Serve a client that was let in; whether its session goes on elsewhere, or may."""
     settings = gateway.settings
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
@@ -287,28 +305,38 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
         error = {"type": "invalid_request_error", "code": "beta_api_shape_disabled", "message": message}
         await socket.send_json({"type": "error", "event_id": "event_1", "error": error})
         await socket.close(4000, "beta_api_shape_disabled")
-        return
+        return False
     query = socket.query_params
     model = query.get("model") or "bargein"
     extensions = "bargein" in query.get("extensions", "").split(",")
-    session_id = new_session(gateway.bus.shards)
-    profile = settings.profile()
-    profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
-    profile.language = query.get("language", profile.language)
-    profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
-    asked = query.get("own_tools")
-    names = profile.own_tools if asked is None else wanted(asked)
-    profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
-    kind = caller.session.get("type") or query.get("intent")
-    config = RealtimeConfig(profile, model, gateway.voices(), TRANSCRIPTION if kind == TRANSCRIPTION else "realtime")
-    if caller.session:
-        config.update(caller.session)
-    log.info("%s: begins (%s%s)", session_id, "extended" if extensions else config.kind, _by(caller))
-    connection = RealtimeConnection(socket, session_id, config, extensions=extensions, limits=settings.limits())
+    taken = None
+    if reconnect.wanted(socket):
+        found = await reconnect.meet(socket, gateway, session_id, caller)
+        if found is None:
+            return True
+        taken, config = found
+    else:
+        profile = settings.profile()
+        profile.key = caller.name
+        profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
+        profile.language = query.get("language", profile.language)
+        profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
+        asked = query.get("own_tools")
+        names = profile.own_tools if asked is None else wanted(asked)
+        profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
+        kind = TRANSCRIPTION if TRANSCRIPTION in (caller.session.get("type"), query.get("intent")) else "realtime"
+        config = RealtimeConfig(profile, model, gateway.voices(), kind)
+        if caller.session:
+            config.update(caller.session)
+    begins, kind = "goes on" if taken else "begins", "extended" if extensions else config.kind
+    log.info("%s: %s (%s%s)", session_id, begins, kind, _by(caller))
+    again = Return(taken, settings.resume_s)
+    connection = RealtimeConnection(socket, session_id, config, again, extensions=extensions, limits=settings.limits())
     try:
         await connection.run(gateway.make_session)
     finally:
-        await gateway.gone(session_id)
+        kept = await gateway.gone(connection)
+    return kept
 
 
 def _by(caller: Caller) -> str:
@@ -363,33 +391,8 @@ def main() -> None:
     except tracing.NoTracing as missing:
         print(missing, file=sys.stderr)
         sys.exit(CONFIGURATION_ERROR)
-    log.info("gateway on %s, redis at %s", _shown(settings), masked(settings.redis_url))
-    uvicorn_log = logging.getLogger("uvicorn.error")
-    uvicorn_log.setLevel(max(logging.WARNING, logging.getLogger().level))
-    # uvicorn takes a refused handshake, which was answered, for an unanswered one.
-    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.gateway_host,
-        port=settings.gateway_port,
-        # Compressing audio saves 41 % of its bytes for 0.42 ms of CPU per 100 ms.
-        ws_per_message_deflate=False,
-        # Larger frames than a client may send, so that it is told what was wrong instead of being cut.
-        ws_max_size=2 * settings.max_message_bytes,
-        timeout_graceful_shutdown=3,
-        access_log=False,
-        log_config=None,
-    )
-    shared = settings.gateway_shares_port
-    server = Server(config, settings.drain_s, shares_port=shared)
-    try:
-        listener = listen(settings.gateway_host, settings.gateway_port, shared=shared)
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", settings.gateway_host, settings.gateway_port, error.strerror or error)
-        sys.exit(3)
-    server.run([listener])
-    if not server.started:
-        sys.exit(3)
+    log.info("gateway on %s, redis at %s", settings.address, masked(settings.redis_url))
+    run(create_app(settings), settings)
 
 
 if __name__ == "__main__":

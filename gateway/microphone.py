@@ -7,6 +7,7 @@ Positions are samples at 16 kHz since the session began. Audio for the recognise
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from bus.events import (
     MIC_RATE,
@@ -19,11 +20,11 @@ from bus.events import (
     UtteranceStarted,
 )  # fmt: skip
 from bus.keys import session_key
-from bus.streams import Bus
 from gateway.echo import EchoCanceller
 from gateway.end_of_turn import EndOfTurn
 from gateway.hearing import Hearing
 from gateway.inputs import SpeechCleared, SpeechEnded, SpeechStarted
+from gateway.pen import FENCED, Pen
 from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
 
 PRE_ROLL_MS = 300
@@ -37,7 +38,7 @@ class Microphone:
 
     def __init__(
         self,
-        bus: Bus,
+        pen: Pen,
         session: str,
         rate: int,
         probability: Probability,
@@ -54,7 +55,9 @@ class Microphone:
         """Whether the client itself says when an utterance ends, instead of the detector."""
         self.position = 0
         """Samples that stand on the stream."""
-        self._bus = bus
+        self.on_published: Callable[[int], None] = lambda position: None
+        """Called every second or so with how many of the samples stand on the stream for certain."""
+        self._pen = pen
         self._key = session_key(session, "mic")
         self._canceller = canceller
         self._hearing = Hearing(rate)
@@ -68,10 +71,21 @@ class Microphone:
         self._noted = 0
         self._utterance_start: int | None = None
 
+    @property
+    def rate(self) -> int:
+        """Sample rate in Hz of what the client sends."""
+        return self._hearing.rate
+
     def endpoint(self, endpointing: Endpointing, pre_roll_ms: int) -> None:
         """Change when speech begins and ends."""
         self.detector.endpointing = endpointing
         self.pre_roll_ms = pre_roll_ms
+
+    def take_up(self, position: int, known_until: int, utterance_start: int | None) -> None:
+        """Go on with a stream that ends at sample ``position``; ``utterance_start`` of the utterance that goes on."""
+        self.position = self._noted = position
+        self._known_until, self._utterance_start = known_until, utterance_start
+        self._open = self.by_hand and utterance_start is not None
 
     def reformat(self, rate: int, canceller: EchoCanceller | None, at: float) -> list[Speech]:
         """From now on the client's audio comes at ``rate`` Hz; what the detector found in what was still held back."""
@@ -104,8 +118,7 @@ class Microphone:
         if clean:
             entry = self._post(MicAudio(self.position, clean))
             self.position += len(clean) // 2
-            if not self._keep_all:
-                self._remember(entry)
+            self._remember(entry)
         return found
 
     def commit(self, at: float) -> list[Speech]:
@@ -158,12 +171,15 @@ class Microphone:
         while self._marks and self._marks[0][0] <= limit:
             cut = self._marks.pop(0)[1]
         if cut is not None:
-            self._bus.trim(self._key, cut)
+            self._pen.trim(self._key, cut)
 
     def _flush(self) -> None:
         # The resampler holds back up to 40 ms and a canceller up to 20, which would be the end of a word.
-        silence = bytes(self._hearing.rate // 10 * 2)
-        _, clean = self._hearing.feed(silence if self._canceller is None else self._canceller.feed(silence))
+        if self._canceller is None:
+            _, clean = self._hearing.finish()
+            self._hearing = Hearing(self._hearing.rate)
+        else:
+            _, clean = self._hearing.feed(self._canceller.feed(bytes(self._hearing.rate // 10 * 2)))
         if clean:
             self._post(MicAudio(self.position, clean))
             self.position += len(clean) // 2
@@ -174,10 +190,13 @@ class Microphone:
         self._noted = position = self.position
 
         def note(answer: asyncio.Future[bytes]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
+            if answer.cancelled() or answer.exception() is not None or answer.result() == FENCED:
+                return
+            if not self._keep_all:
                 self._marks.append((position, answer.result().decode()))
+            self.on_published(position)
 
         entry.add_done_callback(note)
 
     def _post(self, event: Event) -> asyncio.Future[bytes]:
-        return self._bus.post(self._key, event)
+        return self._pen.post(self._key, event)

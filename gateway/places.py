@@ -22,6 +22,7 @@ LIFETIME = 8.0
 """Seconds for which a place is kept without being renewed."""
 PERIOD = 2.0
 """Seconds between two renewals."""
+UNKNOWN = Refused(503, "server_error", "unavailable", "not ready: redis does not answer")
 
 
 class Places:
@@ -29,26 +30,34 @@ class Places:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._held: dict[str, str] = {}
-        """Call -> whose it is; "" for nobody's."""
+        self._held: dict[str, tuple[str, int]] = {}
+        """Call -> whose it is ("" for nobody's), and how many connections here have it."""
 
     async def take(self, call: str, capacity: int, caller: str = "", most: int = 0) -> None:
         """Take a place for ``call`` among ``capacity``, at most ``most`` (0: any number) with ``caller``'s key.
 
-        A call that has one keeps it. Raises Refused, and what a lost server raises.
+        A call that has one keeps it. Raises Refused.
         """
-        keys = [places_key(), places_key(caller)]
-        answer = int(await self._bus.run(scripts.TAKE_PLACE, keys, [int(LIFETIME * 1000), call, capacity, most]))
+        keys, told = [places_key(), places_key(caller)], [int(LIFETIME * 1000), call, capacity, most]
+        try:
+            answer = int(await self._bus.run(scripts.TAKE_PLACE, keys, told))
+        except OUTAGE:
+            raise UNKNOWN from None
         if answer < 0:
             message = f"Rate limit reached: {most} sessions at a time with this key."
             raise Refused(429, "rate_limit_error", "rate_limit_exceeded", message)
         if not answer:
             raise Refused(503, "server_error", "unavailable", "every line is busy")
-        self._held[call] = caller
+        self._held[call] = (caller, self._held.get(call, ("", 0))[1] + 1)
 
-    async def give_back(self, call: str) -> None:
-        """The call has ended. Without a server its place expires by itself."""
-        caller = self._held.pop(call, "")
+    async def give_back(self, call: str, *, kept: bool = False) -> None:
+        """A connection of the call's is over. ``kept``: the call may go on, here or elsewhere; its place is kept for it
+        until it expires. Without a server it does that too."""
+        caller, connections = self._held.pop(call, ("", 0))
+        if connections > 1:
+            self._held[call] = (caller, connections - 1)
+        if connections != 1 or kept:
+            return
         try:
             async with asyncio.timeout(1):
                 await self._bus.commands.zrem(places_key(), call)
@@ -57,13 +66,16 @@ class Places:
             pass
 
     async def taken(self) -> int:
-        """How many places are taken, over all gateways. Raises what a lost server raises."""
-        return int(await self._bus.run(scripts.COUNT_PLACES, [places_key()], []))
+        """How many places are taken, over all gateways. Raises Refused when that is not known."""
+        try:
+            return int(await self._bus.run(scripts.COUNT_PLACES, [places_key()], []))
+        except OUTAGE:
+            raise UNKNOWN from None
 
     async def renew(self) -> None:
         """Keep every place for LIFETIME seconds more. Raises what a lost server raises."""
         sets: dict[str, list[str]] = defaultdict(list)
-        for call, caller in self._held.items():
+        for call, (caller, _) in self._held.items():
             for key in {places_key(), places_key(caller)}:
                 sets[key].append(call)
         for key, calls in sets.items():

@@ -100,7 +100,7 @@ class GatewaySettings(BusSettings):
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
     resume_s: float = Field(default=10.0, ge=1, le=3600)
-    """How long a session may be without a gateway, when its own has died, before it is ended in its place."""
+    """How long a session waits for its client to come back, when its gateway has died or the connection broke."""
     retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
     """How long a session's streams live after its end."""
 
@@ -140,6 +140,12 @@ class GatewaySettings(BusSettings):
                 "Set API_KEYS or API_KEYS_FILE, or GATEWAY_HOST=127.0.0.1"
             )
         return self
+
+    @property
+    def address(self) -> str:
+        """Host and port as one can open them on this machine."""
+        host = "127.0.0.1" if self.gateway_host in ("0.0.0.0", "::") else self.gateway_host
+        return f"{f'[{host}]' if ':' in host else host}:{self.gateway_port}"
 
     def keys(self) -> dict[str, str]:
         """The API keys: name -> key. Raises ValueError, which names no key."""
@@ -214,6 +220,10 @@ class Profile:
     lead: float = LEAD
     record: bool = False
     retention: float = 300.0
+    key: str = ""
+    """The name of the API key that the session was begun with."""
+    client: str = ""
+    """What its client's protocol needs besides, when another gateway goes on with the session: JSON."""
 
     @property
     def rules(self) -> Duplex:
@@ -229,4 +239,6 @@ class Profile:
             "speed": str(self.speed),
             "streaming_stt": "1" if self.streaming_stt else "0",
             "record": "1" if self.record else "0",
+            "key": self.key,
+            "client": self.client,
         }

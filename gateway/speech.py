@@ -69,6 +69,12 @@ class SpeechDetector:
         self._paused = False
         self._silent_since = 0
 
+    def take_up(self, position: int, *, speaking: bool, silent_since: int | None) -> None:
+        """Go on at sample ``position``; ``speaking``: in an utterance, silent from ``silent_since`` on if given."""
+        self._position, self._speaking = position, speaking
+        self._paused = speaking and silent_since is not None
+        self._silent_since = position if silent_since is None else silent_since
+
     def feed(self, pcm: bytes, at: float) -> list[Speech]:
         """Take 16 kHz mono 16-bit audio of any length, heard at time ``at`` (seconds); what it showed, in order."""
         found: list[Speech] = []

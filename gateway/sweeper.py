@@ -18,6 +18,7 @@ from bus.keys import live_key, session_key, shard_of
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway.names import turn_item
+from gateway.pen import SWEPT
 from gateway.upkeep import hold
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ PERIOD = 1.0
 """Seconds between two looks."""
 EVERY_TURN = 2**31 - 1
 """A watermark above any turn."""
-SWEPT = "swept"
-"""Who holds the lease of a session that was ended here, for as long as its keys are kept."""
 REASON = "gateway_lost"
 
 Ended = Callable[[str, Mapping[str, str]], Awaitable[None]]
@@ -73,6 +72,7 @@ class Sweeper:
         bus = self._bus
         if not await hold(bus, session, SWEPT, max(self._retention, 5.0)):
             return
+        await bus.commands.hincrby(session_key(session, "fence:gateway"), "0", 1)
         config = await bus.config(session)
         await raise_watermark(bus, session, EVERY_TURN, REASON)
         await bus.publish(session_key(session, "mic"), HungUp())

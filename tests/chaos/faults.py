@@ -108,7 +108,7 @@ FAULTS = {
         Fault("delay", _slow, lasts=STOPPED),
         Fault("rolling", _rolling, strikes=1, lasts=20.0),
         Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
-        Fault("kill-gateway", _kill("gateway"), needs="resume"),
+        Fault("kill-gateway", _kill("gateway")),
         Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED, needs="outage"),
         Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED, needs="outage"),
         Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0, needs="outage"),

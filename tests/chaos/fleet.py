@@ -158,8 +158,8 @@ async def running_fleet(folder: Path, log: Path, workers: int, words: int, **set
                     number,
                     [*supervisor, "gateway"],
                     GATEWAY_PORT=str(free_port()),
-                    DRAIN_S="30",
-                    SHUTDOWN_S="40",
+                    DRAIN_S="3",
+                    SHUTDOWN_S="7",
                 )
                 for stage in ("stt", "llm", "tts"):
                     await start(stage, number, [*supervisor, stage])

@@ -86,5 +86,9 @@ async def test_places_of_a_dead_gateway_come_back(bus, monkeypatch):  # noqa: F8
     await live.take("c", 2, "laptop", 1)
     with pytest.raises(Refused):
         await dead.take("d", 2)
+    await live.give_back("b")  # of two connections
+    assert await live.taken() == 2
     await live.give_back("b")
+    assert await live.taken() == 1
+    await live.give_back("c", kept=True)
     assert await live.taken() == 1
