@@ -105,7 +105,7 @@ class Caller:
         self.counting = False
         self._began = 0.0
         """When the first frame of what is said entered the microphone (s)."""
-        self._asked = self._interrupts = False
+        self._asked = self._created = self._interrupts = False
         self._audio_until = 0.0
         self._starved = False
         self._sounding = False
@@ -161,7 +161,7 @@ class Caller:
 
     def _say(self) -> None:
         self._saying = list(self.frames)
-        self._began, self._asked, self._sounding = self._clock(), True, False
+        self._began, self._asked, self._sounding, self._created = self._clock(), True, False, False
 
     async def _until(self, condition) -> None:  # type: ignore[no-untyped-def]
         try:
@@ -177,12 +177,12 @@ class Caller:
         now = self._clock()
         if text.startswith('{"type":"response.output_audio.delta"'):
             seconds = len(json.loads(text)["delta"]) * 3 / 4 / 2 / 1000 / PER_MS
-            if self._asked:
+            if self._asked and self._created:
                 self._asked, self._sounding, self._audio_until = False, True, now
                 if self.counting:
                     self._step.replies += 1
                     self._step.response.append((now - self._began) * 1000 - self.last_ms)
-            elif now > self._audio_until and not self._starved and self.counting:
+            elif not self._asked and now > self._audio_until and not self._starved and self.counting:
                 self._starved = True
                 self._step.underruns += 1
             self._audio_until = max(now, self._audio_until) + seconds
@@ -194,7 +194,7 @@ class Caller:
         elif text.startswith('{"type":"bargein.output.resumed"'):
             self._audio_until = now
         elif text.startswith('{"type":"response.created"'):
-            self._starved = False
+            self._starved, self._created = False, True
         elif text.startswith('{"type":"response.done"'):
             self._done += 1
         else:

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from gateway.settings import GatewaySettings
+from gateway.silero import prepare
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -121,6 +122,7 @@ def run(app: Starlette, settings: GatewaySettings) -> None:
     except OSError as error:
         log.error("cannot listen on %s, port %d: %s", host, port, error.strerror or error)
         sys.exit(3)
+    prepare()
     server = Server(config, settings.drain_s, shares_port=shared)
     server.run([listener])
     if not server.started:

