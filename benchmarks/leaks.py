@@ -1,11 +1,11 @@
 """Whether anything is left behind: ``make leak-check``.
 
-Thousands of short sessions, several at a time, each with a reply that is cut off by the client's going. Every so many of
-them memory, file descriptors and threads of each process are read. At the end no session counts as live, no offer waits,
-and once RETENTION_S has passed the keys are those that there were before the first session.
+Thousands of short sessions, several at a time, each with a reply that is cut off by the client's going. Every so
+many of them memory, file descriptors and threads of each process are read. Once RETENTION_S has passed after the last,
+the keys are those that there were before the first.
 
-It fails when a process has more than 2 % (and 2 MB) more memory at the end than after the first tenth of the sessions (at
-most a thousand), or more than 4 file descriptors or threads.
+It fails when a process has more than 2 % (and 2 MB) more memory at the end than after the first tenth of the sessions
+(at most a thousand), or more than 4 file descriptors or threads.
 """
 
 from __future__ import annotations
