@@ -104,11 +104,14 @@ class Output:
         self.playback.correct(turn, heard_ms * self.playback.rate // 1000)
         self._reported = heard_ms
 
-    def to_word(self) -> tuple[float, str]:
-        """While held: go back to the beginning of the word that was cut, at most LONGEST_REPEAT; (position in ms to the
-        sample, the turn's text before it)."""
+    def tell_anew(self, *, to_word: bool) -> tuple[float, str]:
+        """While held: (position in ms to the sample, the turn's text before it); the text after it is told once more.
+
+        ``to_word``: go back before, to the beginning of the word that was cut, at most LONGEST_REPEAT.
+        """
         playback = self.playback
-        self.correct(playback.turn, playback.word_before(LONGEST_REPEAT * playback.rate // 1000))
+        if to_word:
+            self.correct(playback.turn, playback.word_before(LONGEST_REPEAT * playback.rate // 1000))
         text = playback.retell()
         return round(playback.position * 1000 / playback.rate, 3), text
 

@@ -23,6 +23,10 @@ from gateway.turns import Turn, TurnState
 Entries = Sequence[Entry]
 
 
+GIVEN_UP = "gateway_lost"
+"""Why a turn is cancelled of which nobody knows how far it had got."""
+
+
 class Ended(Exception):
     """The session had come to its end."""
 
@@ -150,8 +154,11 @@ def _afresh(left: Left, journal: Sequence[Input]) -> Recovered:
     state = Conversation(turn=Turn(last + 1, 0, TurnState.CANCELLED), heard=max(heard, default=0) + 1)
     if rules:
         state = Conversation(rules=rules[-1], turn=state.turn, heard=state.heard)
+    written = {event.turn for event in _events(left.records) if isinstance(event, TurnRecord)}
+    given_up = sorted({turn for turn in turns if turn} - written)
     return Recovered(
         state=state,
+        settling=tuple(TurnRecord(turn, 0, "cancelled", GIVEN_UP, 0, "") for turn in given_up),
         sound=not journal,
         at=_served_since(left),
         mic=Heard(_position(left.mic), _position(left.mic)),

@@ -29,7 +29,7 @@ from gateway import inputs
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.pen import Pen
-from gateway.recovery import Ended, Left, Recovered, recover
+from gateway.recovery import GIVEN_UP, Ended, Left, Recovered, recover
 from gateway.request import Request
 from gateway.turns import TurnState
 
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE = 0.5
 """Seconds that a client has to say how much of the turn it had played."""
-LOST = "gateway_lost"
-"""Why a turn is cancelled of which nobody knows how far it had got."""
 MIC_TAIL = 200
 """Entries of the mic stream among which its last audio is found."""
 LEAST_LOSS_MS = 100
@@ -154,6 +152,8 @@ class Resumption:
         if not found.sound:
             log.warning("%s: its journal is another version's: the turn that went on is given up", session.id)
             session.stagehand.effects.later(self._give_up)
+            for given_up in found.settling:
+                session.stagehand.recorder.settled(given_up.turn)
         self._go_on()
         for event in found.words:
             session.inlet.hear(event)
@@ -161,7 +161,7 @@ class Resumption:
 
     async def _give_up(self) -> None:
         turn = self.found.state.turn
-        await self._session.pen.cancel(turn.number if turn else 0, LOST)
+        await self._session.pen.cancel(turn.number if turn else 0, GIVEN_UP)
 
     def _listen(self) -> None:
         """The microphone goes on where it was, in the midst of an utterance if it was in one."""
@@ -190,7 +190,7 @@ class Resumption:
         else:
             session.output.begin(live.number)
         if found.cancelled:
-            session.feed(inputs.CancelAsked(session.now, live.number, LOST))
+            session.feed(inputs.CancelAsked(session.now, live.number, GIVEN_UP))
             return
         self._ask_again()
         for event in (*found.reply, *(() if heard else chunks), *_ends(found.speech)):
@@ -200,9 +200,9 @@ class Resumption:
             return
         if self._outlet.remembers:
             self._outlet.held(live.number, session.microphone.position * 1000 // MIC_RATE)
-            self._waiting = asyncio.get_running_loop().call_later(HANDSHAKE, self._play_on)
+            self._waiting = asyncio.get_running_loop().call_later(HANDSHAKE, self._play_on, live.number)
         else:
-            self._play_on()
+            self._play_on(live.number)
 
     def _ask_again(self) -> None:
         """Make the offers that the gateway before had decided on and not made."""
@@ -218,16 +218,17 @@ class Resumption:
         """The client has said how much of a turn it played."""
         if self._waiting is not None and self._session.output.playback.turn == turn:
             self._waiting.cancel()
-            self._play_on()
+            self._play_on(turn)
 
-    def _play_on(self) -> None:
+    def _play_on(self, turn: int) -> None:
         self._waiting = None
         session, live = self._session, self._session.state.live
-        if live is None or session.output.playback.turn != live.number or not live.audible:
-            return
-        start, text = session.output.to_word()
+        if live is None or live.number != turn or not live.audible:
+            return  # it has ended meanwhile
+        speaks = live.state is TurnState.SPEAKING  # else the caller does: nothing is decided about the turn
+        start, text = session.output.tell_anew(to_word=speaks)
         self._outlet.continued(live.number, text, start)
-        if live.state is TurnState.SPEAKING:
+        if speaks:
             start = session.output.resume()
             if self._outlet.drops:
                 self._outlet.resumed(live.number, start)

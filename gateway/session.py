@@ -40,6 +40,11 @@ from gateway.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 
+PIECE_MS = 60
+"""The caller's audio is heard in pieces of at most this length: less than a pause, so that what follows one in the same
+message of a client is not taken for what came before it."""
+
+
 class Session:
     """One call. Belongs to one event loop, whose time is its clock."""
 
@@ -185,9 +190,11 @@ class Session:
         """The caller's audio as it comes: mono 16-bit at ``input_rate``."""
         if self.resumption is not None:
             pcm = self.resumption.heard(pcm)
-        muted = not self.state.rules.hears(self.state.live is not None and self.state.live.audible)
-        for found in self.microphone.hear(pcm, self.now, muted=muted):
-            self.feed(found)
+        size = self.microphone.rate * PIECE_MS // 1000 * 2
+        for start in range(0, len(pcm), size):
+            muted = not self.state.rules.hears(self.state.live is not None and self.state.live.audible)
+            for found in self.microphone.hear(pcm[start : start + size], self.now, muted=muted):
+                self.feed(found)
 
     def commit(self) -> bool:
         """The client says that the utterance ends here; false when there is none."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bus.events import Said
 from gateway.playback import Frame
 from gateway.turns import TurnState
 from tests.simulation.audio import RATE, Replies, Reply, speech
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 TOLERANCE = RATE // 1000
 """Samples by which the paced clock may differ from what a client without a clock of its own has played: 1 ms, in
 which positions are told."""
+
+
+MOST_REPEATED = RATE * 14 // 10
+"""Samples that may be heard once more after a break: a second, and what stood in a buffer since the last report."""
+LOST = "lost"
+"""The outcome of a turn that ended while the client was away."""
 
 
 @dataclass(slots=True)
@@ -66,18 +73,57 @@ class Client:
         self._text_only = text_only
         self._replies = replies
         self._open = 0
+        self._returning = False
+        """Whether the connection is new, and what goes on is told anew."""
+        self._behind = False
+        """Whether the gateway only has the account of before the break, which may be behind; or ahead, if it had not
+        noticed that nobody listened."""
         self._rng: random.Random = world.rng(f"client/{name}")
 
     # -- the outlet
 
+    @property
+    def remembers(self) -> bool:
+        return self.drops
+
     def turn_opened(self, turn: int, tag: str, text_only: bool) -> None:
         self._note(f"turn {turn} opened")
+        if self._returning and turn == self._open:
+            self.turns[turn].told, self._behind = "", not text_only
+            return
         if self._open:
             self._fail(f"turn {turn} opened while turn {self._open} is open")
         if turn <= max(self.turns, default=0):
             self._fail(f"turn {turn} opened after turn {max(self.turns)}")
         self._open = turn
         self.turns[turn] = Heard(turn)
+
+    def returned(self, turn: int) -> None:
+        """The client is back on a new connection, and of what was open ``turn`` goes on."""
+        self._returning = True
+        if self._open not in (0, turn):
+            self._note(f"turn {self._open} ended while nobody listened")
+            self.turns[self._open].outcome = LOST
+            self._open = 0
+
+    def recalled(self, messages: Sequence[Said]) -> None:
+        if len({message.item for message in messages}) != len(messages):
+            self._fail("the conversation has a message twice")
+
+    def continued(self, turn: int, text: str, start_ms: float) -> None:
+        self._note(f"turn {turn} goes on from {start_ms} ms")
+        heard, start = self.turns[turn], round(start_ms * RATE / 1000)
+        position = heard.position(self._world.loop.now)
+        if start > position + 1 or start < position - MOST_REPEATED:
+            self._fail(f"turn {turn} goes on at sample {start}, of which {position} were played")
+        if heard.reply is not None and text != heard.reply.text_until(start):
+            self._fail(f"turn {turn} goes on after {text[-40:]!r} with sound from {start}")
+        self._behind = False
+        heard.end = heard.furthest = start
+        heard.told, heard.drained_at = text, self._world.loop.now
+
+    def lost(self, said: Said, at_ms: int, lost_ms: int) -> None:
+        self._fail(f"{lost_ms} ms of what was said were lost")
 
     def audio(self, frame: Frame) -> None:
         now, heard = self._world.loop.now, self.turns.get(frame.turn)
@@ -133,6 +179,10 @@ class Client:
             self._fail(f"turn {turn} held at a client that does not drop, or after its end")
         heard.end = heard.position(now)
         heard.drained_at, heard.held = now, True
+        if self._returning and self._rng.random() < 0.9:  # some are too slow
+            position, session = heard.end * 1000 / RATE, self.session
+            assert session is not None
+            self._later(0.02, lambda: session.played(turn, position))
 
     def resumed(self, turn: int, start_ms: float) -> None:
         self._note(f"turn {turn} resumed from {start_ms} ms")
@@ -160,6 +210,8 @@ class Client:
             heard.possible = frozenset((heard.told,))
             return
         position = heard.position(self._world.loop.now)
+        if self._behind:
+            position, self._behind = heard_ms * RATE // 1000, False
         if abs(heard_ms * RATE // 1000 - position) > TOLERANCE + 1:
             self._fail(f"turn {turn}: {heard_ms} ms counted as heard, sample {position} was")
         heard.possible = _texts(heard.reply, position)
@@ -172,7 +224,7 @@ class Client:
 
     def speech_started(self, utterance: int, start_ms: int, onset_ms: int) -> None:
         self._note(f"utterance {utterance} started")
-        if utterance in self.utterances:
+        if utterance in self.utterances and not (self._returning and self.utterances[utterance] is None):
             self._fail(f"utterance {utterance} started twice")
         self.utterances[utterance] = None
 
