@@ -27,6 +27,7 @@ from websockets.asyncio.client import connect
 
 from benchmarks.figures import machine
 from benchmarks.load import PROCESSES
+from gateway.upkeep import LATE
 from tests.product import Product, free_port, running_product
 
 RETENTION_S = 3
@@ -89,7 +90,7 @@ async def run(product: Product, options: argparse.Namespace) -> list[str]:
                 print(f"{done} in {time.monotonic() - began:.0f} s: {shown}", flush=True)
 
     await asyncio.gather(*(some() for _ in range(options.at_a_time)))
-    await asyncio.sleep(RETENTION_S + 2)
+    await asyncio.sleep(LATE + RETENTION_S + 2)
     wrong = [f"the key {key} is left" for key in sorted(await _keys(redis) - keys)][:20]
     last = await asyncio.to_thread(sizes, product)
     for name, begun in first.items():

@@ -27,9 +27,12 @@ TAKE = """
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #p == 0 or p[1][2] ~= ARGV[2] then return {} end
 local fence = redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
+if redis.call('PTTL', KEYS[2]) < 0 then redis.call('PEXPIRE', KEYS[2], 3600000) end
 return {fence, tonumber(redis.call('GET', KEYS[3]) or '0'), p[1][4]}
 """
-"""Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing."""
+"""Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing.
+
+The fences live for an hour unless the gateway, which renews that, says otherwise: the session may be over already."""
 
 RENEW = """
 -- KEYS: work stream, fences of the stage, watermark     ARGV: group, consumer, entry id, turn, fence, deliveries

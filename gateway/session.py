@@ -35,7 +35,7 @@ from gateway.settings import Profile
 from gateway.speech import Probability
 from gateway.stagehand import Stagehand
 from gateway.turns import TurnState
-from gateway.upkeep import Upkeep
+from gateway.upkeep import Upkeep, keep_late
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ class Session:
                 await self.bus.outbox.drain()
                 if await self.pen.let_go(ended=True):
                     await self.bus.keep(self.id, self.profile.retention)
+                    keep_late(self.bus, self.id, self.profile.retention)
         except (*OUTAGE, TimeoutError):
             log.warning("%s: redis did not answer at the session's end; its keys expire by themselves", self.id)
         await self._stop()
@@ -183,6 +184,7 @@ class Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stagehand.close()
+        self.microphone.detector.close()
 
     # -- from the client
 

@@ -44,7 +44,7 @@ def _fill() -> None:
 
 
 class Detector:
-    """A model of its own for one call, which it gives back when it is no longer referred to."""
+    """A model of its own for one call, until ``close``."""
 
     def __init__(self, make: Callable[[], Any] = make) -> None:
         try:
@@ -53,11 +53,19 @@ class Detector:
             self._model = make()
         self._model.reset()
         self._rested = False
-        weakref.finalize(self, _spare.append, self._model).atexit = False
+        self._give_back = weakref.finalize(self, _spare.append, self._model)
+        self._give_back.atexit = False
         prepare()
+
+    def close(self) -> None:
+        """Another call may have the model; whatever is heard now is silence. Nothing else frees it soon: sessions are
+        full of cycles."""
+        self._give_back()
 
     def __call__(self, window: bytes) -> float:
         """The probability that 512 samples of 16 kHz 16-bit audio, following those before, hold speech."""
+        if not self._give_back.alive:
+            return 0.0
         samples = np.frombuffer(window, "<i2")
         if samples.min() >= -QUIET and samples.max() <= QUIET:
             self._rested = True
