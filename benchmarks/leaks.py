@@ -30,7 +30,7 @@ from benchmarks.load import PROCESSES
 from gateway.upkeep import LATE
 from tests.product import Product, free_port, running_product
 
-RETENTION_S = 3
+RETENTION_S, RESUME_S = 3, 1
 SHARE, LEAST_MB, MORE = 0.02, 2.0, 4
 
 
@@ -90,7 +90,7 @@ async def run(product: Product, options: argparse.Namespace) -> list[str]:
                 print(f"{done} in {time.monotonic() - began:.0f} s: {shown}", flush=True)
 
     await asyncio.gather(*(some() for _ in range(options.at_a_time)))
-    await asyncio.sleep(LATE + RETENTION_S + 2)
+    await asyncio.sleep(LATE + RESUME_S + 2 * RETENTION_S + 4)  # also for one whose end the server did not hear of
     wrong = [f"the key {key} is left" for key in sorted(await _keys(redis) - keys)][:20]
     last = await asyncio.to_thread(sizes, product)
     for name, begun in first.items():
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {
         "STT_ENGINE": "http", "LLM_ENGINE": "openai", "TTS_ENGINE": "http",
         "STT_URL": models, "LLM_URL": models, "TTS_URL": models, "LOG_LEVEL": "WARNING", "GREETING": "",
-        "RETENTION_S": str(RETENTION_S), "MAX_SESSIONS": "1000", "STT_CAPACITY": "1000",
+        "RETENTION_S": str(RETENTION_S), "RESUME_S": str(RESUME_S), "MAX_SESSIONS": "1000", "STT_CAPACITY": "1000",
     }  # fmt: skip
     print(f"machine: {machine()}; {options.sessions} sessions, {options.at_a_time} at a time")
     server = subprocess.Popen([sys.executable, "-m", "benchmarks.model_server", str(port)])
