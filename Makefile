@@ -8,7 +8,7 @@ CHATTERBOX ?= .venv-chatterbox
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -54,6 +54,15 @@ live-check: $(VENV)/.installed-dev speech  ## a call with four interruptions, se
 
 bench-bargein: $(VENV)/.installed  ## from the caller's onset to silence, in milliseconds, stage by stage
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.bargein $(ARGS)
+
+bench-load: $(VENV)/.installed-dev speech  ## how many calls this machine holds, and what a call costs each process
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.load $(ARGS)
+
+leak-check: $(VENV)/.installed-dev speech  ## 10 000 short sessions: memory, files, threads and keys that are left
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.leaks $(ARGS)
+
+chaos: $(VENV)/.installed-dev speech  ## kill, stop and cut off what serves calls, and count their words: docs/survive.md
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.chaos $(ARGS)
 
 lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv

@@ -372,12 +372,13 @@ class TurnOffer(Event):
 
 @dataclass(frozen=True, slots=True)
 class SpeakOffer(Event):
-    """A turn to speak; its sentences stand on the reply stream after entry ``after``."""
+    """A turn to speak; its sentences stand on the reply stream after entry ``after``, the first of them ``first``."""
 
     type: ClassVar[str] = "speak"
     session: str
     turn: int
     after: str
+    first: int = 0
 
 
 TYPES: dict[str, type[Event]] = {

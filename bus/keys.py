@@ -74,6 +74,11 @@ def handover_key(call: str) -> str:
     return f"{PREFIX}:handover:{call}"
 
 
+def places_key(caller: str | None = None) -> str:
+    """The sorted set of calls that have a place, over all gateways; with a name those with that API key."""
+    return f"{PREFIX}:{{places}}" if caller is None else f"{PREFIX}:{{places}}:{caller}"
+
+
 def call_key(call: str) -> str:
     """The session of a phone call that goes on; ``call`` as in ``handover_key``."""
     return f"{PREFIX}:call:{call}"

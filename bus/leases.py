@@ -125,7 +125,7 @@ class Work:
         for _, entries in answer or ():
             for entry, fields in entries:
                 if room is not None and not await room():
-                    await self._hand_back(key, entry, fields)
+                    await self._offer_again(key, entry, fields)
                     return None
                 return await self._take(key, entry, fields, new=True)
         return None
@@ -197,6 +197,15 @@ class Work:
         arguments = [self.stage, lease.entry, lease.turn, lease.fence, self.worker]
         return bool(await self.bus.run(scripts.COMPLETE, keys, arguments))
 
+    async def hand_back(self, lease: Lease) -> bool:
+        """Leave the work to others, after everything that was written for it; false when the fence was refused.
+
+        What is offered is ``lease.offer`` as it is now; it counts as handed out never.
+        """
+        keys = [lease.key, self._session_keys(lease)[0], session_key(lease.session, f"offers:{self.stage}")]
+        arguments = [self.stage, lease.entry, lease.turn, lease.fence, self.worker, *self.bus.fields(lease.offer)]
+        return bool(await self.bus.post_script(scripts.HAND_BACK, keys, arguments))
+
     async def interrupt(self) -> None:
         """End claims that block now; they return None."""
         for client in list(self._blocked.values()):
@@ -208,14 +217,14 @@ class Work:
     def _session_keys(self, lease: Lease) -> list[str]:
         return [session_key(lease.session, f"fence:{self.stage}"), session_key(lease.session, "cancelled")]
 
-    async def _hand_back(self, key: str, entry: bytes, fields: dict[bytes, bytes]) -> None:
+    async def _offer_again(self, key: str, entry: bytes, fields: dict[bytes, bytes]) -> None:
         read = read_entry(key, entry, fields)
         if read is None or not isinstance(read.event, Offer):
             await self._drop(key, entry)
             return
         offers = session_key(read.event.session, f"offers:{self.stage}")
         turn = getattr(read.event, "turn", 0)
-        await self.bus.run(scripts.HAND_BACK, [key, offers], [self.stage, self.worker, entry, turn])
+        await self.bus.run(scripts.OFFER_AGAIN, [key, offers], [self.stage, self.worker, entry, turn])
 
     async def _drop(self, key: str, entry: bytes) -> None:
         await self.bus.commands.xack(key, self.stage, entry)

@@ -45,7 +45,7 @@ return id
 
 Refused when the gateway's fence (above 0) is not the highest any more."""
 
-HAND_BACK = """
+OFFER_AGAIN = """
 -- KEYS: work stream, offers of the stage     ARGV: group, consumer, entry id, turn
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 local found = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
@@ -79,12 +79,14 @@ if ARGV[5] == '1' and held[1] == ARGV[3] and held[2] then
 end
 local fence = redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
 redis.call('HSET', KEYS[2], ARGV[4] .. ':owner', ARGV[2], ARGV[4] .. ':entry', ARGV[3])
+if redis.call('PTTL', KEYS[2]) < 0 then redis.call('PEXPIRE', KEYS[2], 3600000) end
 return {fence, tonumber(redis.call('GET', KEYS[3]) or '0'), p[1][4]}
 """
 """Raise the fence if the pending entry is still the consumer's own: fence, watermark, times delivered; or nothing.
 
 An entry that comes as new though somebody holds it was handed out by a server that forgot: it stays whose it was,
-until its time is up.
+until its time is up. The fences live for an hour unless the gateway, which renews that, says otherwise: the session may
+be over already.
 """
 
 HOLD = """
@@ -140,6 +142,50 @@ redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 return redis.call('XDEL', KEYS[1], ARGV[2])
 """
 """The work is done: the offer leaves the stream. 0 when the fence is no longer ours."""
+
+HAND_BACK = """
+-- KEYS: work stream, fences and offers of the stage
+-- ARGV: group, entry id, turn, fence, consumer, then the offer's fields
+local held = redis.call('HMGET', KEYS[2], ARGV[3], ARGV[3] .. ':owner')
+if held[1] ~= ARGV[4] or held[2] and held[2] ~= ARGV[5] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('HSET', KEYS[3], ARGV[3], redis.call('XADD', KEYS[1], '*', unpack(ARGV, 6)))
+return 1
+"""
+"""The work is left to others: its offer stands anew, as never handed out. 0 when the fence is no longer ours."""
+
+TAKE_PLACE = """
+-- KEYS: everybody's places, a caller's     ARGV: milliseconds, call, most of everybody, most of the caller (0: any)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, key in ipairs(KEYS) do redis.call('ZREMRANGEBYSCORE', key, '-inf', now) end
+if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
+  if tonumber(ARGV[4]) > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return -1 end
+  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + ARGV[1], ARGV[2])
+  redis.call('PEXPIRE', key, ARGV[1])
+end
+return 1
+"""
+"""A call's place: 1, also for one that has it; 0 when all are taken, -1 when the caller has too many."""
+
+RENEW_PLACES = """
+-- KEYS: places     ARGV: milliseconds, calls
+local time = redis.call('TIME')
+for n = 2, #ARGV do redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1], ARGV[n]) end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
+"""Keep places for so long from now; one that has expired is taken again, since its call goes on."""
+
+COUNT_PLACES = """
+-- KEYS: places
+local time = redis.call('TIME')
+return redis.call('ZCOUNT', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000), '+inf')
+"""
+"""How many places are taken."""
 
 WITHDRAW = """
 -- KEYS: work stream     ARGV: group, entry id

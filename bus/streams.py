@@ -30,9 +30,9 @@ from bus.wire import encode
 __all__ = ["Bus", "Fenced", "Refused", "TurnCancelled", "connector", "granted"]
 
 SCRIPTS = (
-    scripts.APPEND_GUARDED, scripts.RESTORE, scripts.OFFER, scripts.HAND_BACK, scripts.RAISE, scripts.TAKE,
-    scripts.HOLD, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW, scripts.HOLD_LEASE, scripts.SEIZE_LEASE,
-    scripts.RELEASE_LEASE,
+    scripts.APPEND_GUARDED, scripts.RESTORE, scripts.OFFER, scripts.OFFER_AGAIN, scripts.RAISE, scripts.TAKE,
+    scripts.HOLD, scripts.RENEW, scripts.COMPLETE, scripts.HAND_BACK, scripts.WITHDRAW, scripts.HOLD_LEASE,
+    scripts.SEIZE_LEASE, scripts.RELEASE_LEASE, scripts.TAKE_PLACE, scripts.RENEW_PLACES, scripts.COUNT_PLACES,
 )  # fmt: skip
 SHAS = {text: hashlib.sha1(text.encode()).hexdigest() for text in SCRIPTS}
 
@@ -122,7 +122,7 @@ class Bus:
     def post(self, key: str, event: Event, *, maxlen: int | None = None) -> asyncio.Future[bytes]:
         """Append an event without waiting; the future holds its id. ``maxlen`` trims, approximately."""
         trim = ("MAXLEN", "~", maxlen) if maxlen else ()
-        fields = self._fields(event)
+        fields = self.fields(event)
         return self.outbox.send("XADD", key, *trim, "*", *fields, entry=(key, fields))
 
     async def publish(self, key: str, event: Event) -> str:
@@ -137,7 +137,7 @@ class Bus:
 
         ``fence`` is that of the gateway's lease (0: not compared).
         """
-        fields = self._fields(offer)
+        fields = self.fields(offer)
         turn, token = getattr(offer, "turn", 0), secrets.token_hex(8)
         keys = (key, session_key(offer.session, f"offers:{stage}"), session_key(offer.session, "fence:gateway"))
         answer: bytes = await self.outbox.send("EVALSHA", SHAS[scripts.OFFER], 3, *keys, turn, token, fence, *fields)
@@ -167,7 +167,7 @@ class Bus:
     ) -> asyncio.Future[bytes]:
         """Like ``post_guarded``, to any stream in the session's shard."""
         keys = (key, session_key(session, f"fence:{stage}"), session_key(session, "cancelled"))
-        fields = (*self._fields(event), "fence", fence) if fence else self._fields(event)
+        fields = (*self.fields(event), "fence", fence) if fence else self.fields(event)
         sha = SHAS[scripts.APPEND_GUARDED]
         return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, owner, *fields, entry=(keys[0], fields))
 
@@ -178,7 +178,8 @@ class Bus:
         options: dict[str, Any] = {"stage": stage, "turn": turn, "fence": fence, "owner": owner}
         return granted(await self.post_guarded(session, name, event, **options))
 
-    def _fields(self, event: Event) -> tuple[Any, ...]:
+    def fields(self, event: Event) -> tuple[Any, ...]:
+        """An event as the names and values of a stream entry, marked as this process's next."""
         fields = encode(event, self.now())
         pcm = fields.pop("pcm", None)
         fields["by"] = self.name.encode()
@@ -245,6 +246,10 @@ class Bus:
             return await self.commands.evalsha(sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await self.commands.eval(script, len(keys), *keys, *arguments)
+
+    def post_script(self, script: str, keys: list[str], arguments: list[Any]) -> asyncio.Future[Any]:
+        """Run one of SCRIPTS after everything posted before, without waiting; the future holds its answer."""
+        return self.outbox.send("EVALSHA", SHAS[script], len(keys), *keys, *arguments)
 
     async def wait_until_up(self) -> None:
         """Return once the server answers; tries for ever, with a growing wait."""

@@ -24,6 +24,7 @@ COUNTS = {
     "cancelled": "Writes refused because the turn was cancelled.",
     "errors": "Work that failed with an error.",
     "completed": "Leases completed.",
+    "behind": "Times that a session's recognition fell behind real time.",
     "busy_seconds": "Seconds spent on leases that have ended.",
     "stops": "Cancels answered.",
     "stop_seconds": "Seconds from learning of those cancels to having stopped.",

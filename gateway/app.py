@@ -24,7 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -45,8 +44,10 @@ from gateway import console, metrics, phone, reconnect
 from gateway.assertion import Assertion
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
+from gateway.drain import run
 from gateway.keys import Caller
 from gateway.own_tools import wanted
+from gateway.places import Places
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
@@ -80,6 +81,11 @@ class Gateway:
         self.door = Door(settings, bus)
         self.name = f"gateway-{secrets.token_hex(4)}"
         self.sessions: dict[str, Session] = {}
+        self.departed = asyncio.Event()
+        """Set when a session has ended."""
+        self.places = Places(bus)
+        self.draining = False
+        """Whether it is about to end: it takes no new sessions."""
         self.metrics = metrics.Metrics(lambda: len(self.sessions))
         self.work = {stage: Work(bus, stage) for stage in STAGES}
         self._staff: dict[str, list[WorkerRecord]] = {}
@@ -96,8 +102,9 @@ class Gateway:
     async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES, *, again: bool = False) -> Caller:
         """Who calls, once a call that needs ``stages`` can be served. Raises Refused.
 
-        ``again``: the caller comes back to a session that is live here, which has its place.
+        ``again``: the caller comes back to a session, which has its place.
         """
+        self.stay()
         try:
             caller = await self.door.caller(socket)
         except OUTAGE:
@@ -108,28 +115,44 @@ class Gateway:
 
     async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
         """Raise Refused unless one more call that needs ``stages`` can be served now."""
+        self.stay()
         missing = [each for each in await self.missing() if each in (*stages, "redis")]
         if missing:
             message = f"not ready, no live worker for: {', '.join(missing)}"
             raise Refused(503, "server_error", "unavailable", message)
-        if self.full():
+        if len(self.sessions) >= self.settings.max_sessions or await self.places.taken() >= self.capacity():
             raise Refused(503, "server_error", "unavailable", "every line is busy")
 
-    async def gone(self, connection: Connection) -> None:
-        """A connection is over: its session is forgotten here, and written down if it has ended and is recorded."""
+    def stay(self) -> None:
+        """Raise Refused if this gateway is about to end."""
+        if self.draining:
+            raise Refused(503, "server_error", "unavailable", "this gateway is about to end; try again")
+
+    async def place(self, call: str, caller: Caller) -> None:
+        """Take a place among those that all gateways share; a session that has one keeps it. Raises Refused."""
+        await self.missing()  # who works here may never have been looked up
+        await self.places.take(call, self.capacity(), caller.name, self.door.most)
+
+    async def gone(self, connection: Connection) -> bool:
+        """A connection is over: its session is forgotten here, and written down if it has ended and is recorded.
+
+        Whether the session goes on elsewhere, or may.
+        """
         session_id, session = connection.session_id, connection.session
         if session is None:
-            return
+            return False
         if self.sessions.get(session_id) is session:
             del self.sessions[session_id]
+            self.departed.set()
         if session.resumption is not None:
             self.metrics.lost(session.resumption.lost_ms / 1000)
         if session.pen.lost or connection.resting:
             log.info("%s: %s", session_id, "taken over" if session.pen.lost else "rests until its client is back")
-            return
+            return True
         log.info("%s: ended", session_id)
         if session.profile.record:
             await enqueue_recording(self.settings, session_id)
+        return False
 
     async def swept(self, session_id: str, config: Mapping[str, str]) -> None:
         """A session whose gateway died was ended here: it is written down if it was to be."""
@@ -145,10 +168,9 @@ class Gateway:
         except OUTAGE:
             return ["redis"]
 
-    def full(self) -> bool:
-        """Whether no more sessions fit: MAX_SESSIONS, or as many as the recognisers there are can listen to."""
-        places = sum(record.capacity for record in self._staff.get("stt", ()))
-        return len(self.sessions) >= min(self.settings.max_sessions, places)
+    def capacity(self) -> int:
+        """How many sessions the recognisers there are can listen to, over all gateways."""
+        return sum(record.capacity for record in self._staff.get("stt", ()))
 
     def voices(self) -> frozenset[str]:
         """The voices that some TTS worker has."""
@@ -186,7 +208,7 @@ class Gateway:
                 log.info("waiting for: %s", missing)
                 told = missing
             await asyncio.sleep(0.2)
-        print(f"bargein is ready: open http://{_shown(self.settings)}/ and talk", flush=True)
+        print(f"bargein is ready: open http://{self.settings.address}/ and talk", flush=True)
 
 
 class Fresh(StaticFiles):
@@ -196,12 +218,6 @@ class Fresh(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
-
-
-def _shown(settings: GatewaySettings) -> str:
-    host = settings.gateway_host
-    host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"{host}:{settings.gateway_port}"
 
 
 def _gateway(connection: Request | WebSocket) -> Gateway:
@@ -225,13 +241,16 @@ async def ready(request: Request) -> Response:
         for stage, records in (await gateway.staff()).items():
             stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
     body = {
-        "ready": not missing,
+        "ready": not missing and not gateway.draining,
+        "draining": gateway.draining,
         "missing": missing,
         "sessions": len(gateway.sessions),
         "stages": stages,
         "key_required": gateway.door.keys.required,
     }
-    return JSONResponse(body, status_code=503 if missing else 200)
+    if body["ready"]:
+        return JSONResponse(body)
+    return JSONResponse(body, 503, headers={"Retry-After": RETRY_AFTER})
 
 
 async def measured(request: Request) -> Response:
@@ -265,23 +284,25 @@ async def cancel(request: Request) -> Response:
 
 
 async def realtime(socket: WebSocket) -> None:
-    gateway = _gateway(socket)
+    gateway, again = _gateway(socket), reconnect.wanted(socket)
+    call = again or new_session(gateway.bus.shards)
     try:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
-        again = reconnect.wanted(socket) in gateway.sessions
-        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES, again=again)
-        gateway.door.enter(caller, again=again)
+        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES, again=bool(again))
+        await gateway.place(call, caller)
     except Refused as refused:
         gateway.metrics.refused(refused.error["code"])
         await socket.send_denial_response(refused.response())
         return
+    kept = bool(again)
     try:
-        await _serve(socket, gateway, caller)
+        kept = await _serve(socket, gateway, caller, call)
     finally:
-        gateway.door.leave(caller)
+        await gateway.places.give_back(call, kept=kept)
 
 
-async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
+async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller, session_id: str) -> bool:
+    """Serve a client that was let in; whether its session goes on elsewhere, or may."""
     settings = gateway.settings
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
@@ -290,18 +311,17 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
         error = {"type": "invalid_request_error", "code": "beta_api_shape_disabled", "message": message}
         await socket.send_json({"type": "error", "event_id": "event_1", "error": error})
         await socket.close(4000, "beta_api_shape_disabled")
-        return
+        return False
     query = socket.query_params
     model = query.get("model") or "bargein"
     extensions = "bargein" in query.get("extensions", "").split(",")
     taken = None
-    if session_id := reconnect.wanted(socket):
+    if reconnect.wanted(socket):
         found = await reconnect.meet(socket, gateway, session_id, caller)
         if found is None:
-            return
+            return True
         taken, config = found
     else:
-        session_id = new_session(gateway.bus.shards)
         profile = settings.profile()
         profile.key = caller.name
         profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
@@ -321,7 +341,8 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     try:
         await connection.run(gateway.make_session)
     finally:
-        await gateway.gone(connection)
+        kept = await gateway.gone(connection)
+    return kept
 
 
 def _by(caller: Caller) -> str:
@@ -340,6 +361,7 @@ def create_app(
         own.on_return(Assertion(own, gateway.sessions, gateway.work).run)
         sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
         tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
+        tasks.append(asyncio.create_task(gateway.places.run()))
         try:
             yield
         finally:
@@ -376,27 +398,8 @@ def main() -> None:
     except tracing.NoTracing as missing:
         print(missing, file=sys.stderr)
         sys.exit(CONFIGURATION_ERROR)
-    log.info("gateway on %s, redis at %s", _shown(settings), masked(settings.redis_url))
-    uvicorn_log = logging.getLogger("uvicorn.error")
-    uvicorn_log.setLevel(max(logging.WARNING, logging.getLogger().level))
-    # uvicorn takes a refused handshake, which was answered, for an unanswered one.
-    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.gateway_host,
-        port=settings.gateway_port,
-        # Compressing audio saves 41 % of its bytes for 0.42 ms of CPU per 100 ms.
-        ws_per_message_deflate=False,
-        # Larger frames than a client may send, so that it is told what was wrong instead of being cut.
-        ws_max_size=2 * settings.max_message_bytes,
-        timeout_graceful_shutdown=3,
-        access_log=False,
-        log_config=None,
-    )
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        sys.exit(3)
+    log.info("gateway on %s, redis at %s", settings.shown, masked(settings.redis_url))
+    run(create_app(settings), settings)
 
 
 if __name__ == "__main__":

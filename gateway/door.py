@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
@@ -39,7 +38,6 @@ class Door:
         self.keys = ApiKeys(settings.keys())
         self._settings = settings
         self._bus = bus
-        self._inside: Counter[str] = Counter()
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Who calls. Raises Refused, and what a lost server raises."""
@@ -56,19 +54,10 @@ class Door:
         problem = "Incorrect API key provided." if key else "No API key provided: expected Authorization: Bearer KEY."
         raise Refused(401, "invalid_request_error", "invalid_api_key", problem)
 
-    def enter(self, caller: Caller, *, again: bool = False) -> None:
-        """One more session of a caller's; ``leave`` ends it. Raises Refused when there are too many, unless it is there
-        already and only its connection is another (``again``)."""
-        most = self._settings.max_sessions_per_key
-        if not again and self.keys.required and most and self._inside[caller.name] >= most:
-            message = f"Rate limit reached: {most} sessions at a time with this key."
-            raise Refused(429, "rate_limit_error", "rate_limit_exceeded", message)
-        self._inside[caller.name] += 1
-
-    def leave(self, caller: Caller) -> None:
-        """A session of a caller's has ended."""
-        self._inside[caller.name] -= 1
-        self._inside += Counter()  # forgets who has none
+    @property
+    def most(self) -> int:
+        """How many sessions at a time one key may have; 0: any number."""
+        return self._settings.max_sessions_per_key if self.keys.required else 0
 
 
 def given_key(connection: HTTPConnection) -> str:

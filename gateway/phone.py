@@ -136,10 +136,16 @@ async def media(socket: WebSocket) -> None:
         return None
 
     session_id = new_session(gateway.bus.shards)
+    try:
+        await gateway.place(session_id, Caller())
+    except Refused:
+        await socket.close(1013, "every line is busy")
+        return
     connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits())
     try:
         await connection.run(gateway.make_session, admit, recall, handed_over)
     finally:
+        await gateway.places.give_back(session_id)
         await gateway.gone(connection)
 
 

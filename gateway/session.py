@@ -36,7 +36,7 @@ from gateway.settings import Profile
 from gateway.speech import Probability
 from gateway.stagehand import Stagehand
 from gateway.turns import TurnState
-from gateway.upkeep import Upkeep
+from gateway.upkeep import Upkeep, keep_late
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ class Session:
         self.state = Conversation(rules=profile.rules)
         self.ended = asyncio.Event()
         """Set when somebody outside asks for the session's end, or has taken it."""
+        self.moved = asyncio.Event()
+        """Set when the gateway is about to end: the client is to come back to another, if it can."""
         self.bus = bus
         self.pen = taken.pen if taken else Pen(bus, session, f"{owner}-{secrets.token_hex(4)}")
         self.pen.on_lost = self._lost
@@ -162,6 +164,10 @@ class Session:
         self.state = closing(self.state)
         self.feed(inputs.CancelAsked(self.now, 0, SESSION_ENDED))
         self.microphone.hang_up()
+        upkeep = self._tasks[:1]  # it would take again what is let go of
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
         try:
             async with asyncio.timeout(2):
                 await self.stagehand.effects.idle()
@@ -169,6 +175,7 @@ class Session:
                 await self.bus.outbox.drain()
                 if await self.pen.let_go(ended=True):
                     await self.bus.keep(self.id, self.profile.retention)
+                    keep_late(self.bus, self.id, self.profile.retention)
         except (*OUTAGE, TimeoutError):
             log.warning("%s: redis did not answer at the session's end; its keys expire by themselves", self.id)
         await self._stop()
@@ -180,6 +187,7 @@ class Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stagehand.close()
+        self.microphone.detector.close()
 
     # -- from the client
 

@@ -38,13 +38,17 @@ class GatewaySettings(BusSettings):
 
     gateway_host: str = "127.0.0.1"
     gateway_port: int = Field(default=8080, ge=1, le=65535)
+    gateway_shares_port: bool = False
+    """Whether other gateways may listen on the same port; each call comes to one of them."""
+    drain_s: float = Field(default=3.0, ge=0, le=3600)
+    """Seconds that calls may go on after SIGTERM, when no new ones are taken any more."""
     api_keys: SecretStr = SecretStr("")
     """Keys that clients must bring, comma-separated, each with or without a name: ``laptop:KEY``. Empty: no key needed,
     which only a loopback address allows."""
     api_keys_file: Path | None = None
     """A file with more of them, one on a line."""
     max_sessions_per_key: int = Field(default=0, ge=0, le=10_000)
-    """Sessions at a time with one key, in one gateway; 0: as many as there are."""
+    """Sessions at a time with one key, over all gateways; 0: as many as there are."""
     max_session_s: float = Field(default=3600, ge=0, le=7 * 86_400)
     """Seconds that a session may last; 0: for ever."""
     max_idle_s: float = Field(default=900, ge=0, le=7 * 86_400)
@@ -144,6 +148,12 @@ class GatewaySettings(BusSettings):
                 "Set API_KEYS or API_KEYS_FILE, or GATEWAY_HOST=127.0.0.1"
             )
         return self
+
+    @property
+    def shown(self) -> str:
+        """Host and port as one can open them on this machine."""
+        host = "127.0.0.1" if self.gateway_host in ("0.0.0.0", "::") else self.gateway_host
+        return f"{f'[{host}]' if ':' in host else host}:{self.gateway_port}"
 
     def keys(self) -> dict[str, str]:
         """The API keys: name -> key. Raises ValueError, which names no key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bus import scripts
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 SPEECH_KEPT_MS = 60_000
 """Synthesised audio kept on its stream behind the newest."""
+LATE = 5.0
+"""Seconds after a session's end in which workers have done with it."""
+_late: set[asyncio.Task[None]] = set()
 LIFETIME = 3600.0
 """Seconds that a session's keys outlive a gateway that died without ending it."""
 
@@ -29,6 +33,19 @@ async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bo
     """Take or renew a session's lease; false when another gateway has it. Raises what a lost server raises."""
     keys = [session_key(session, "lease:gateway"), live_key(shard_of(session))]
     return bool(await bus.run(scripts.HOLD_LEASE, keys, [owner, int(seconds * 1000), session]))
+
+
+def keep_late(bus: Bus, session: str, seconds: float) -> None:
+    """Let also what workers write after a session's end live ``seconds`` and no longer: an acknowledgement, a claim."""
+
+    async def keep() -> None:
+        await asyncio.sleep(LATE)
+        with suppress(*OUTAGE):
+            await bus.keep(session, seconds)
+
+    task = asyncio.create_task(keep(), name=f"{session}-late")
+    _late.add(task)
+    task.add_done_callback(_late.discard)
 
 
 class Upkeep:

@@ -28,6 +28,8 @@ class WorkerSettings(BusSettings):
     heartbeat_s: float = Field(default=0.3, gt=0, le=10)
     lease_s: float = Field(default=1.0, ge=0.2, le=60)
     """A worker that has not renewed for this long is taken for dead."""
+    stt_behind_s: float = Field(default=2.0, gt=0, le=600)
+    """Seconds of audio that may gather at a recogniser before it says that it is behind, and takes no new sessions."""
     drain_s: float = Field(default=3.0, ge=0, le=600)
     """How long SIGTERM waits for work that is going on."""
 
@@ -56,7 +58,9 @@ def main(kind: type[Worker]) -> None:
 
 async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> int:
     bus = Bus(connector(settings.address()), shards=settings.bus_shards)
-    life = Life(heartbeat=settings.heartbeat_s, lease=settings.lease_s, drain=settings.drain_s)
+    life = Life(
+        heartbeat=settings.heartbeat_s, lease=settings.lease_s, drain=settings.drain_s, behind=settings.stt_behind_s
+    )
     worker = kind(bus, engine, life)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -39,6 +39,10 @@ STALE_AFTER = 30_000
 """Milliseconds without an entry on the mic stream after which a session without a gateway is over."""
 
 
+class HandOver(Exception):
+    """The worker drains and its work stands at a boundary: another goes on, by ``lease.offer`` as it is now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Life:
     """A worker's times, in seconds, and how often an offer may be handed out before it is given up."""
@@ -46,8 +50,11 @@ class Life:
     heartbeat: float = 0.3
     lease: float = 1.0
     drain: float = 5.0
+    """How long what goes on may take to reach a boundary when the worker drains; then it is handed over as it is."""
     register: float = 1.0
     deliveries: int = 4
+    behind: float = 2.0
+    """Seconds of audio that may gather at a recogniser before it counts as behind real time."""
     steady: float = 10.0
     """Work that has gone on for so long does not count as killing its workers."""
     idle: float = 5.0
@@ -102,12 +109,17 @@ class Worker(ABC):
         self._begun: dict[tuple[str, str], float] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self.draining = asyncio.Event()
+        self.behind: set[str] = set()
+        """Sessions whose work does not keep up with real time: while there are any, no others are taken."""
         self.counts: Counter[str] = Counter()
         """What it has counted, by the names in ``bus.tallies.COUNTS``."""
 
     @abstractmethod
     async def serve(self, lease: Lease, token: CancelToken) -> None:
-        """Do the work of one lease to its end. Returning completes it; EngineError and others call ``give_up``."""
+        """Do the work of one lease to its end. Returning completes it; EngineError and others call ``give_up``.
+
+        While ``draining`` is set it raises HandOver at the next boundary. It may be cancelled anywhere.
+        """
 
     @abstractmethod
     async def give_up(self, lease: Lease, error: str) -> None:
@@ -144,15 +156,20 @@ class Worker(ABC):
             await self.work.close()
 
     def drain(self) -> None:
-        """Claim nothing more; ``run`` returns when what is served has ended, or after ``life.drain`` seconds."""
+        """Claim nothing more; ``run`` returns when all work has ended or is handed over, by ``life.drain`` seconds."""
         self.draining.set()
 
     async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await unregister(self.bus, self.stage, self.name)
+        except OUTAGE:
+            pass
         if self._serving:
             log.info("%s drains: %d in work", self.name, len(self._serving))
             await asyncio.wait(self._serving, timeout=self.life.drain)
+        await end(*self._serving)
         try:
-            await unregister(self.bus, self.stage, self.name)
             async with asyncio.timeout(1):
                 await self.bus.outbox.drain()
         except OUTAGE:
@@ -181,7 +198,8 @@ class Worker(ABC):
         engine = self.engine
         voices = ",".join(getattr(engine, "voices", ()))
         load = len(self._serving)
-        await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, engine.capacity, load, voices))
+        capacity = min(load, engine.capacity) if self.behind else engine.capacity
+        await register(self.bus, WorkerRecord(self.stage, self.name, engine.name, capacity, load, voices))
         await tell(self.bus, self.stage, self.name, dict(self.counts), LIFETIME)
 
     async def _beat(self) -> None:
@@ -226,7 +244,7 @@ class Worker(ABC):
                 self._free.release()
         if lease is not None:
             self.counts["claims"] += 1
-            self._begin(lease)
+            await self._accept(lease)
 
     async def _reclaim(self, shard: int) -> None:
         await asyncio.sleep(self.life.lease / 4)
@@ -247,10 +265,15 @@ class Worker(ABC):
         if lease is not None:
             log.warning("%s takes over turn %d of %s (fence %d)", self.name, lease.turn, lease.session, lease.fence)
             self.counts["takeovers"] += 1
-            self._begin(lease)
+            await self._accept(lease)
         return lease is not None
 
-    def _begin(self, lease: Lease) -> None:
+    async def _accept(self, lease: Lease) -> None:
+        """Serve a lease for which there is room; one that came when the worker already drained goes to others."""
+        if self.draining.is_set():
+            self._free.release()
+            await self._hand_back(lease)
+            return
         self._leases[lease.key, lease.entry] = lease
         self._begun[lease.key, lease.entry] = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._lead(lease), name=f"serve-{lease.session}-{lease.turn}")
@@ -276,6 +299,12 @@ class Worker(ABC):
             else:
                 self.counts["lost_leases"] += 1
                 log.warning("%s lost its lease on turn %d of %s", self.name, lease.turn, lease.session)
+        except HandOver:
+            await self._hand_back(lease)
+        except asyncio.CancelledError:
+            if self.draining.is_set():
+                await self._hand_back(lease)
+            raise
         except OUTAGE as error:
             log.warning("%s: redis was lost at the end of %s (%s)", self.name, lease.session, type(error).__name__)
         finally:
@@ -292,12 +321,22 @@ class Worker(ABC):
     async def _attempt(self, lease: Lease, token: CancelToken) -> None:
         try:
             await self.serve(lease, token)
-        except OUTAGE:
+        except (*OUTAGE, HandOver):
             raise
         except Exception as error:
             log.exception("%s: turn %d of %s failed", self.name, lease.turn, lease.session)
             self.counts["errors"] += 1
             await self.give_up(lease, f"{type(error).__name__}: {error}")
+
+    async def _hand_back(self, lease: Lease) -> None:
+        """Offer the work anew; without a server it is taken over when its lease expires."""
+        try:
+            async with asyncio.timeout(1):
+                handed = await self.work.hand_back(lease)
+            what = "handed over" if handed else "had lost"
+            log.info("%s %s turn %d of %s", self.name, what, lease.turn, lease.session)
+        except OUTAGE as error:
+            log.warning("%s: redis was lost before %s was handed over (%r)", self.name, lease.session, error)
 
     async def _until_lost(self, lease: Lease, work: Coroutine[Any, Any, None]) -> bool:
         serving = asyncio.create_task(work)

@@ -27,6 +27,8 @@ NO_CODE = 1005
 """What uvicorn says of a close frame without a code, and of a connection that broke: the latter without a reason."""
 TAKEN_OVER = 4409
 """Close code: another connection, to this gateway or another, has the session now."""
+GOES_AWAY = 1012
+"""Close code: the gateway ends, and the session can be gone on with at another."""
 MAX_UNSENT = 8 << 20
 """Bytes a client may leave unread before it is cut."""
 
@@ -42,6 +44,7 @@ class Connection:
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
         self._cut = ""
+        self._sender: asyncio.Task[None] | None = None
         self._clock = asyncio.get_running_loop().time
         self.returns = False
         """Whether a client whose connection breaks is expected back: its session is not ended then."""
@@ -82,14 +85,20 @@ class Connection:
                 self.begun()
             receiving = asyncio.create_task(self._receive_all())
             ended = asyncio.create_task(session.ended.wait())
-            expiring = asyncio.create_task(self._until_expired())
-            tasks += [receiving, ended, expiring]
+            expiring, moved = asyncio.create_task(self._until_expired()), asyncio.create_task(session.moved.wait())
+            tasks += [receiving, ended, expiring, moved]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if moved.done() and not self.returns:
+                session.ended.set()
+                await ended
             gone = not (ended.done() or expiring.done() or self._cut)
             if session.pen.lost:
                 self.tell_end("session_taken_over", "Another connection has this session now.")
                 await self._flush()
                 await self.close(TAKEN_OVER, "session taken over")
+            elif moved.done() and not ended.done():
+                await self._flush()
+                await self.close(GOES_AWAY, "this gateway ends; come back to another")
             elif (ended.done() or expiring.done()) and not receiving.done():
                 outside = ("session_expired", "The session has ended: it was ended from outside.")
                 if expiring.done() or session.own_tools.goodbye is None:
@@ -108,13 +117,18 @@ class Connection:
                 await self.close(1008, self._cut)
 
     def queue(self, event: dict[str, Any]) -> None:
-        """Send an event after those before it."""
+        """Send an event after those before it; nothing more is kept for a client that is cut."""
+        if self._cut:
+            return
         text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
         self._unsent.append(text)
         self._unsent_bytes += len(text)
         if self._unsent_bytes > MAX_UNSENT and not self._cut:
             self._cut = "the client does not read"
             log.warning("%s: cut: %d bytes unread", self.session_id, self._unsent_bytes)
+            self._unsent.clear()
+            if self._sender is not None:
+                self._sender.cancel()  # it may wait for the client to read
         self._wake.set()
 
     async def receive(self) -> Message:
@@ -138,6 +152,7 @@ class Connection:
         self._hung_up = message.get("code") in HUNG_UP or (message.get("code") == NO_CODE and "reason" in message)
 
     async def _send_all(self) -> None:
+        self._sender = asyncio.current_task()
         while not self._cut:
             self._wake.clear()
             if not await self._flush():

@@ -15,7 +15,7 @@ async def test_a_forgotten_history_is_written_again_before_what_was_on_its_way(b
     on_its_way = {b"type": b"said", b"v": b"1", b"item": b"a1", b"role": b"assistant", b"text": b"two"}
     on_its_way |= {b"by": bus.name.encode(), b"seq": b"2"}
     await bus.commands.delete(session_key(SESSION, "history"))
-    bus._fields(Said("x", "user", "what was sent since"))
+    bus.fields(Said("x", "user", "what was sent since"))
     await writer.again(bus)
     await bus.commands.xadd(session_key(SESSION, "history"), on_its_way)
     await writer.again(bus)

@@ -75,7 +75,7 @@ async def test_closing_ends_an_iteration_that_waits(bus):
 async def test_an_entry_stored_twice_is_read_once(bus):
     """A write that was retried after its reply was lost stands twice in the stream, and counts once."""
     key = session_key(new_session(1), "reply")
-    fields = bus._fields(sentence(0))
+    fields = bus.fields(sentence(0))
     for _ in range(2):
         await bus.outbox.send("XADD", key, "*", *fields)
     await bus.publish(key, sentence(1))

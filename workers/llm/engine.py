@@ -45,6 +45,9 @@ class LlmEngine(Protocol):
     Observed``: called once after the iterator of a cancelled turn was closed, with the token that ``reply`` was
     given. It has limits of its own, raises nothing, and is never waited for by another turn.
 
+    An engine with a true ``prefills`` goes on with a reply that was begun: the last message is then the assistant's,
+    and what the iterator yields follows its text. One without is never asked to.
+
     An engine whose model can call functions, or that counts tokens, also offers ``respond(messages, language, cancel,
     request: Request) -> AsyncIterator[str | Call | Finish]``, which is then used instead of ``reply``: the same, and
     calls, whole, in the order of the model's words, and a Finish at the end.

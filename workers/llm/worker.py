@@ -24,7 +24,7 @@ from workers.llm.prompt import ContextSettings, Prompts, halved, tokens
 from workers.llm.sentences import SentenceSplitter
 from workers.llm.tools import Call, Finish, Request, read_request
 from workers.process import main
-from workers.runtime import Life, Worker, Writer, until_cancelled
+from workers.runtime import HandOver, Life, Worker, Writer, until_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ class _Answer:
         self._shown = 0
         """Tokens of the prompt."""
         self._finish = Finish()
+        self._said: list[str] = []
+        """Sentences that a worker before this one has published: the model goes on after them."""
         self._language = "en-US"
         self._splitter = SentenceSplitter(self._language)
         self._worker = worker
@@ -131,7 +133,9 @@ class _Answer:
         if offer.said:
             conversation.append(Said("", "user", offer.said))
         try:
-            messages = await self._worker.prompts.build(lease.session, instructions, conversation, self._ask)
+            messages = list(await self._worker.prompts.build(lease.session, instructions, conversation, self._ask))
+            if self._said:
+                messages.append(Message("assistant", " ".join(self._said)))
             try:
                 await self._generate(messages, request)
             except ContextTooLong as error:
@@ -145,7 +149,7 @@ class _Answer:
         except EngineError as error:
             log.error("turn %d of %s: %s", lease.turn, lease.session, error)
             self._fail(str(error))
-        except Cancelled:
+        except (Cancelled, HandOver):
             raise
         except Exception as error:
             log.exception("turn %d of %s failed", lease.turn, lease.session)
@@ -172,6 +176,13 @@ class _Answer:
                     continue
                 for sentence in self._splitter.push(delta):
                     self._sentence(sentence)
+                    if self._worker.draining.is_set() and self._continues and not self._calls:
+                        raise HandOver
+
+    @property
+    def _continues(self) -> bool:
+        """Whether the model goes on with an answer that was begun."""
+        return bool(getattr(self._worker.engine, "prefills", False))
 
     def _deltas(self, messages: Sequence[Message], request: Request) -> Any:
         engine = self._worker.engine
@@ -211,11 +222,14 @@ class _Answer:
         written = [entry.event for entry in entries if getattr(entry.event, "turn", 0) == lease.turn]
         if any(isinstance(event, ReplyEnd) for event in written):
             return True
-        self.sentences = sum(isinstance(event, Sentence) for event in written)
+        said = [event.text for event in written if isinstance(event, Sentence)]
+        self.sentences = len(said)
         if any(isinstance(event, ToolCall) for event in written):
             self._end("done")  # what was called is whole, and what comes of it is another turn
             return True
-        if self.sentences:
+        if self.sentences and self._continues and not self._token.cancelled:
+            self._said = said
+        elif self.sentences:
             self._end("failed", "the worker that answered died in mid-reply; what it had said stands")
             return True
         return False

@@ -29,14 +29,18 @@ from bus.events import (
 )  # fmt: skip
 from bus.keys import session_key
 from bus.leases import Lease
-from bus.reader import Subscription
+from bus.reader import Subscription, position
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import Worker, Writer
+from workers.runtime import HandOver, Worker, Writer
 from workers.stt.engine import Details, Recognizer
 
 log = logging.getLogger(__name__)
 
+LATE_MS = 3000
+"""How late after its audio a final text may stand for that audio to be found at the first attempt."""
+CAUGHT_UP = 0.5
+"""Seconds of audio in one step below which whoever takes a session up has caught up with it."""
 KEPT = 2 * MIC_RATE
 """Samples kept from before an utterance: its pre-roll lies in them."""
 
@@ -108,18 +112,21 @@ class SttWorker(Worker):
         """Follow a session's microphone until it hangs up or its gateway is gone for good."""
         session = lease.session
         config = await self.bus.config(session)
-        finished = await self._finished(session) if lease.fence > 1 else set()
-        mic = self.bus.follow(session_key(session, "mic"))
+        context = getattr(self.engine, "context", 0) if lease.fence > 1 else 0
+        finished, after = await self._so_far(session, context) if lease.fence > 1 else (set(), "0-0")
+        mic = self.bus.follow(session_key(session, "mic"), after)
         hearing = _Session(
             Writer(self.bus, lease, token),
             await self.engine.open(config.get("language", "en-US")),
             streaming=config.get("streaming_stt", "1") != "0",
             finished=finished,
-            context=getattr(self.engine, "context", 0) if lease.fence > 1 else 0,
+            context=context,
+            on_behind=lambda seconds: self._behind(session, seconds),
         )
         try:
-            await hearing.follow(mic, self.life.idle, lambda: self.abandoned(session))
+            await hearing.follow(mic, self.life.idle, lambda: self.abandoned(session), self.draining)
         finally:
+            self.behind.discard(session)
             mic.close()
             await hearing.recognizer.close()
 
@@ -127,10 +134,32 @@ class SttWorker(Worker):
         """Say in the transcript that nothing of this session can be recognised."""
         await self.bus.publish(session_key(lease.session, "transcript"), Final(0, 0, "", 0, 0, error))
 
-    async def _finished(self, session: str) -> set[tuple[int, int]]:
-        """(utterance, revision) of every final text that stands."""
+    async def _so_far(self, session: str, context: int) -> tuple[set[tuple[int, int]], str]:
+        """(utterance, revision) of every final text that stands, and the mic entry after which is all that is needed.
+
+        That is from the start of the newest of them on, which may go on: where it lies on the stream is guessed by the
+        clock and looked up, since a session's whole stream takes its time to read.
+        """
         entries = await self.bus.replay(session_key(session, "transcript"))
-        return {(e.event.utterance, e.event.revision) for e in entries if isinstance(e.event, Final)}
+        finals = [(entry.id, entry.event) for entry in entries if isinstance(entry.event, Final)]
+        finished = {(final.utterance, final.revision) for _, final in finals}
+        if not finals:
+            return finished, "0-0"
+        entry, last = finals[-1]
+        needed = last.start - KEPT - context
+        ago = (last.end - needed) * 1000 // MIC_RATE + LATE_MS
+        after = f"{max(0, position(entry)[0] - ago)}-0"
+        found = await self.bus.replay(session_key(session, "mic"), after, count=50)
+        audio = next((each.event for each in found if isinstance(each.event, MicAudio)), None)
+        return finished, after if audio is not None and audio.offset <= needed else "0-0"
+
+    def _behind(self, session: str, seconds: float) -> None:
+        if seconds <= self.life.behind / 2:
+            self.behind.discard(session)
+        elif seconds > self.life.behind and session not in self.behind:
+            self.behind.add(session)
+            self.counts["behind"] += 1
+            log.warning("%s: recognition is %.1f s behind; no new sessions are taken", session, seconds)
 
 
 class _Session:
@@ -144,7 +173,11 @@ class _Session:
         streaming: bool,
         finished: set[tuple[int, int]],
         context: int,
+        on_behind: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """``on_behind`` is told how many seconds of audio had gathered while the audio before was recognised."""
+        self._on_behind = on_behind
+        self._caught_up = False
         self.recognizer = recognizer
         self._writer = writer
         self._streaming = streaming
@@ -152,8 +185,13 @@ class _Session:
         self._ear = Ear(context)
         self._text = ""
 
-    async def follow(self, mic: Subscription, idle: float, abandoned: Callable[[], Awaitable[bool]]) -> None:
-        """Read the microphone to its end; after ``idle`` seconds of nothing ask whether there is any."""
+    async def follow(
+        self, mic: Subscription, idle: float, abandoned: Callable[[], Awaitable[bool]], draining: asyncio.Event
+    ) -> None:
+        """Read the microphone to its end; after ``idle`` seconds of nothing ask whether there is any.
+
+        Raises HandOver between two utterances once ``draining`` is set.
+        """
         while True:
             try:
                 async with asyncio.timeout(idle):
@@ -163,6 +201,7 @@ class _Session:
                     log.info("a session was left without a gateway; it is over")
                     return
                 continue
+            before = self._ear.end
             # Everything that is here already goes in one step, up to the next mark.
             while entry is not None:
                 if isinstance(entry.event, HungUp):
@@ -172,6 +211,12 @@ class _Session:
                 else:
                     await self._mark(entry.event)
                 entry = mic.take()
+            gathered = (self._ear.end - before) / MIC_RATE
+            if self._caught_up:
+                self._on_behind(gathered)
+            self._caught_up |= gathered < CAUGHT_UP
+            if draining.is_set() and not self._ear.open:
+                raise HandOver
             if self._streaming:
                 await self._feed()
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -22,7 +22,7 @@ from bus.settings import BusSettings, load
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import Life, Worker, Writer, until_cancelled
+from workers.runtime import HandOver, Life, Worker, Writer, until_cancelled
 from workers.tts.engine import Waste
 from workers.tts.tempo import at_speed
 
@@ -115,6 +115,7 @@ class _Speech:
         """Index of the sentence to speak next."""
         self._played_ms = 0
         self._error = ""
+        self._offer = offer
         self._replies = worker.bus.follow(session_key(lease.session, "reply"), offer.after)
         self._playback = worker.bus.follow(session_key(lease.session, "playback"))
         self._following = asyncio.create_task(self._follow_playback())
@@ -133,7 +134,7 @@ class _Speech:
         self._following.cancel()
 
     async def speak(self) -> None:
-        """Speak the turn's sentences in order until its end."""
+        """Speak the turn's sentences in order until its end. Raises HandOver between two of them."""
         lease, bus = self._lease, self._worker.bus
         if lease.fence > 1 and await self._take_up():
             return
@@ -146,6 +147,9 @@ class _Speech:
             if isinstance(event, Sentence) and event.index == self._sentence:
                 await self._say(event, manner)
                 self._sentence += 1
+                lease.offer = replace(self._offer, first=self._sentence)
+                if self._worker.draining.is_set():
+                    raise HandOver
             elif isinstance(event, ReplyEnd):
                 self._end("failed" if self._error and not self.samples else "done")
                 return
@@ -167,7 +171,9 @@ class _Speech:
                 if event.sentence > self._sentence or self.chunks == 0:
                     self._sentence, self.samples = event.sentence, event.offset
                 self.chunks, end = event.index + 1, event.offset + len(event.pcm) // 2
-        if self.chunks:
+        if self._sentence < self._offer.first:
+            self._sentence, self.samples = self._offer.first, end  # handed over: all before it is whole
+        elif self.chunks:
             lease, again = self._lease, getattr(self._worker.engine, "repeatable", False)
             how = "left out by position" if again else "heard again"
             log.warning(

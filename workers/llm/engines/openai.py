@@ -50,6 +50,9 @@ class OpenAISettings(BusSettings):
     """Between two words."""
     llm_temperature: float | None = Field(default=None, ge=0, le=2)
     llm_max_tokens: int | None = Field(default=None, ge=1)
+    llm_prefill: bool = False
+    """Whether the server goes on with a last message of the assistant's (llama-server, vLLM), so that a reply whose
+    worker died is finished by another. OpenAI's own begins a new one."""
     llm_capacity: int = Field(default=32, ge=1, le=10_000)
     """How many turns one worker asks for at once."""
 
@@ -66,6 +69,7 @@ class OpenAI:
     def __init__(self) -> None:
         self.settings = load(OpenAISettings)
         self.capacity = self.settings.llm_capacity
+        self.prefills = self.settings.llm_prefill
         self._client: Any = None
         self._root = ""
         self._options: dict[str, Any] = {}
@@ -160,6 +164,8 @@ class OpenAI:
                     extra = {"return_progress": True}
                     if watch.slot is not None:
                         extra["id_slot"] = watch.slot
+                elif self.prefills and messages[-1].role == "assistant":
+                    extra = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM has it
                 stream = await self._client.chat.completions.create(
                     model=settings.llm_model,
                     messages=[wire(message) for message in messages],

@@ -73,6 +73,7 @@ class Http:
             timeout=httpx2.Timeout(None, connect=CONNECT_S),
             limits=httpx2.Limits(max_connections=None),
         )
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request's whole address
         log.info("utterances are transcribed by %s at %s", self.settings.stt_model, address)
 
     async def open(self, language: str) -> HttpRecognizer:

@@ -62,6 +62,9 @@ class HttpSettings(BusSettings):
     """From the request to the first audio, a second attempt included."""
     tts_stall_s: float = Field(default=5.0, gt=0, le=600)
     """Between two pieces of audio, while one is waited for."""
+    tts_repeatable: bool = False
+    """Whether the server speaks a sentence twice alike, to the sample: one that is taken up again is then not heard
+    twice."""
     tts_capacity: int = Field(default=32, ge=1, le=1000)
     """How many turns one worker speaks at once."""
 
@@ -77,6 +80,7 @@ class Http:
         self.settings = load(HttpSettings)
         self.rate = self.settings.tts_http_rate
         self.capacity = self.settings.tts_capacity
+        self.repeatable = self.settings.tts_repeatable
         self._client: httpx2.AsyncClient | None = None
         self._key = ""
         self._endpoint: CancelEndpoint | None = None
@@ -93,6 +97,7 @@ class Http:
         )
         if self.settings.tts_cancel_url:
             self._endpoint = CancelEndpoint(self.settings.tts_cancel_url, self._client)
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request's whole address
         log.info("sentences are spoken by %s at %s", self.settings.tts_model, address)
 
     def wasted(self, cancel: CancelToken) -> Waste:

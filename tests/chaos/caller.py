@@ -1,0 +1,147 @@
+"""A caller who counts: says numbered words, hears numbered words, and keeps what was lost, doubled or stale."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from benchmarks import numbered
+from benchmarks.model_server import reply_to
+from gateway.client import Call, CallError, NoReply
+from gateway.client_audio import RATE
+from gateway.client_ear import Reply
+
+WORDS = 4
+"""Words of an utterance."""
+PATIENCE = 20.0
+"""Seconds that a caller waits for a reply, and for its end."""
+COMMITTED = "conversation.item.input_audio_transcription.completed"
+
+
+@dataclass
+class Turn:
+    """One utterance and its reply. Times on the event loop's clock."""
+
+    utterance: int
+    began: float
+    ended: float = 0.0
+    waited: float = 0.0
+    """Seconds of silence where there should have been speech: before the reply, or within it."""
+    status: str = "none"
+    error: str = ""
+    lost: list[int] = field(default_factory=list)
+    """Words of the reply that were not heard."""
+    doubled: list[int] = field(default_factory=list)
+    stale: list[int] = field(default_factory=list)
+    """Words heard that belong to another reply."""
+
+
+@dataclass
+class Story:
+    """What one caller saw."""
+
+    session: str = ""
+    turns: list[Turn] = field(default_factory=list)
+    said: list[int] = field(default_factory=list)
+    understood: list[int] = field(default_factory=list)
+    """The words of the caller's own, as they were written down."""
+    stale_samples: int = 0
+    events: list[tuple[float, dict[str, object]]] = field(default_factory=list)
+    """Everything that was received but audio, with its time (ms)."""
+    ended: str = ""
+    """Why the call ended before its time."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the call lasted, and was answered at its end."""
+        return not self.ended and bool(self.turns) and self.turns[-1].status == "completed"
+
+
+def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """(lost, doubled, foreign) words of ``got``."""
+    lost = [number for number in expected if number not in got]
+    doubled = [number for place, number in enumerate(got) if number in got[:place] and number in expected]
+    return lost, doubled, [number for number in got if number not in expected]
+
+
+class Caller:
+    """One call. Every third reply or so is interrupted by what the caller says next."""
+
+    def __init__(self, url: str, words: int, rng: random.Random, until: float) -> None:
+        """``words`` a reply has; ``until``: the loop's time after which nothing more is said."""
+        self.story = Story()
+        self._url = f"{url}&extensions=bargein"
+        self._words = words
+        self._rng = rng
+        self._until = until
+        self._clock = asyncio.get_running_loop().time
+        self._taken = 0
+        """Replies that were waited for to their end."""
+
+    async def run(self) -> Story:
+        """Make the call to its end."""
+        story = self.story
+        try:
+            async with Call(self._url) as call:
+                story.session = call.session_id
+                try:
+                    await self._talk(call)
+                finally:
+                    story.stale_samples = call.stale_samples
+                    story.events = [(at, event) for at, event in call.events if "audio.delta" not in str(event["type"])]
+                    for _, event in call.events:
+                        if event.get("type") == COMMITTED:
+                            story.understood += numbered.numbers_in(event["transcript"])
+        except CallError as error:
+            story.ended = str(error)
+        return story
+
+    async def _talk(self, call: Call) -> None:
+        utterance, over = 0, False
+        while over or self._clock() < self._until:
+            turn = Turn(utterance, self._clock())
+            self.story.turns.append(turn)
+            over = await self._turn(call, turn)
+            turn.ended = self._clock()
+            utterance += 1
+            await asyncio.sleep(0.0 if over else 0.2 + 0.4 * self._rng.random())
+
+    async def _turn(self, call: Call, turn: Turn) -> bool:
+        """Say an utterance and hear its reply; whether the reply is to be interrupted by the next one."""
+        numbers = [(turn.utterance * WORDS + place) % numbered.COUNT for place in range(WORDS)]
+        open_before = len(call.replies)
+        spoken = await call.say(numbered.spoken(numbers))
+        self.story.said += numbers
+        interrupted = self._rng.random() < 0.3 and self._clock() < self._until
+        try:
+            while self._taken < open_before:  # one that was interrupted, or came after it was given up
+                await self._reply(call)
+            if interrupted:
+                reply = await call.reply_started(PATIENCE)
+                await call.clock.sleep_until(call.clock.now() + 600 + 900 * self._rng.random())
+                turn.status = "interrupted"
+            else:
+                reply = await self._reply(call)
+                turn.status, turn.error = reply.status, reply.reason
+        except NoReply as error:
+            turn.status, turn.error = "missing", str(error)
+            turn.waited = PATIENCE
+            return False
+        self._judge(turn, reply, numbers, spoken.last_sound)
+        return interrupted
+
+    async def _reply(self, call: Call) -> Reply:
+        reply = await call.reply(PATIENCE)
+        self._taken += 1
+        return reply
+
+    def _judge(self, turn: Turn, reply: Reply, said: list[int], last_sound: float | None) -> None:
+        if reply.started is not None and last_sound is not None:
+            turn.waited = (reply.started - last_sound) / 1000
+        expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
+        turn.lost, turn.doubled, turn.stale = differences(expected, heard)
+        if turn.status != "completed":
+            turn.lost = [] if turn.status == "interrupted" else turn.lost
+        elif reply.started is not None and reply.ended is not None:
+            turn.waited = max(turn.waited, (reply.ended - reply.started - reply.heard_ms) / 1000)
