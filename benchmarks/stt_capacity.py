@@ -1,17 +1,19 @@
 """How many calls one machine listens to at once with a streaming NeMo model: ``python -m benchmarks.stt_capacity``.
 
 Plays streams in real time, each beginning at a moment of its own and ending in mid-chunk, and takes all whose chunk is
-due in one step; doubles their number, then narrows it down, until the p95 of a step takes longer than a chunk lasts, or
-a chunk waits longer than that for its text. For each attention context, and beside it NeMo's own
+due in one step; looks for the most streams with which the p95 of a step does not take longer than a chunk lasts, and no
+chunk waits longer than that for its text (p95). For each attention context, and beside it NeMo's own
 CacheAwareRNNTPipeline with the same model and audio in the same run:
 
-    streams    how many fitted
-    step       a step's time with so many (ms)
+    streams    how many fitted; a + where more were not tried
+    step, wait, final
+               with so many, in ms: a step; from a complete chunk to its text; from the audio's end to the last text
+    few        with so few streams:
+    partial    from a stream's beginning to its first text
+    final      as above
     encoder, decoder
-               its parts, measured apart with all streams in one step
-    partial    from a stream's beginning to its first text (ms)
-    final      from the end of a stream's audio to its final text (ms)
-    memory     what is kept of a stream between steps (MB)
+               a step's parts, measured apart with a chunk of each of the few
+    MB/stream  what is kept of a stream between steps
 
 The model is the architecture of nemotron-speech-streaming-en-0.6b with random weights whose blank is biased until it
 writes 3 to 4 tokens a second; ``--tiny`` takes the tests' 20-word model, for a machine without a GPU. Needs
@@ -141,24 +143,31 @@ def guess(contender: Contender, few: int, limit: int) -> int:
     return int(min(limit, max(4, chunk / each * (1 - 2 * alone / chunk))))
 
 
-def most(contender: Contender, seconds: float, few: int, limit: int, tries: int) -> tuple[Played, list[int]]:
-    """The largest run that fits, ``limit`` streams at most, in so many runs; and the sizes that did not fit."""
+def most(contender: Contender, calm: Played, seconds: float, limit: int, tries: int) -> tuple[Played, list[int]]:
+    """The largest run that fits, ``limit`` streams at most, in so many runs; and the sizes that did not fit.
+
+    ``calm`` is a run with few streams.
+    """
     chunk = contender.chunk / RATE
-    best, failed, size = Played(0), [limit * 2], guess(contender, few, limit)
+    best, failed = (calm, []) if calm.fits(chunk) else (Played(0), [calm.streams])
+    size = guess(contender, calm.streams, limit)
     for _ in range(tries):
-        run = play(contender, size, seconds)
-        if run.fits(chunk):
-            best = run
-        else:
-            failed.append(size)
-        low, high = best.streams, min(failed)
+        low, high = best.streams, min(failed, default=2 * limit)
         if low >= limit or high - low <= max(1, low // 16):
             break
-        if high > limit:
-            size = min(limit, int(low * 1.3) + 1)
+        if not low < size < high:
+            size = (low + high) // 2
+        try:
+            run = play(contender, size, seconds)
+        except torch.OutOfMemoryError:
+            run = Played(size)
+        if run.fits(chunk):
+            best, size = run, min(limit, int(size * 1.3) + 1)
         else:
-            size = (low + high) // 2 if low else max(1, int(high * 0.65))
-    return best, failed[1:]
+            failed.append(size)
+            # Far below what was too much nothing is known: halving finds it sooner than the middle.
+            size //= 2
+    return best, sorted(failed)
 
 
 def parts(contender: Contender, streams: int, repeats: int = 12) -> Apart:
@@ -180,11 +189,13 @@ def measured(context: str, contender: Contender, given: argparse.Namespace) -> d
     few = min(given.few, given.limit)
     play(contender, few, 2)  # warms up
     calm = play(contender, few, given.seconds)
-    best, failed = most(contender, given.seconds, few, given.limit, given.tries)
+    best, failed = most(contender, calm, given.seconds, given.limit, given.tries)
     apart = parts(contender, few)
+    kept = contender.bytes_per_stream()
+    contender.end()
 
-    def ms(values: list[float]) -> list[float]:
-        return [round(percentile(values, which) * 1000, 2) for which in (50, 95, 99)]
+    def ms(values: list[float]) -> list[float | None]:
+        return [round(percentile(values, which) * 1000, 2) if values else None for which in (50, 95, 99)]
 
     return {
         "context": context,
@@ -197,7 +208,7 @@ def measured(context: str, contender: Contender, given: argparse.Namespace) -> d
         "calm": {name: ms(getattr(calm, name)) for name in ("steps", "waits", "partials", "finals")},
         "encoder": ms(apart.encoder),
         "decoder": ms(apart.decoder),
-        "bytes_per_stream": contender.bytes_per_stream(),
+        "bytes_per_stream": kept,
         "took_s": round(time.perf_counter() - began, 1),
     }
 
@@ -205,8 +216,8 @@ def measured(context: str, contender: Contender, given: argparse.Namespace) -> d
 def row(found: dict[str, Any]) -> str:
     """One line of the table."""
 
-    def pair(values: list[float]) -> str:
-        return f"{values[0]:7.1f} {values[1]:7.1f}"
+    def pair(values: list[float | None]) -> str:
+        return " ".join("      -" if value is None else f"{value:7.1f}" for value in values[:2])
 
     full, calm = found["full"], found["calm"]
     more = "+" if found["streams"] >= found["limit"] else " "

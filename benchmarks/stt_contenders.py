@@ -48,6 +48,9 @@ class Contender(Protocol):
     def begin(self, streams: int) -> None:
         """So many streams, all of them new."""
 
+    def end(self) -> None:
+        """Leave the device's memory to others, until the next ``use``."""
+
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         """Take a piece of each of several streams; the text of each, the final one after its last piece."""
 
@@ -69,7 +72,6 @@ class Ours:
         self._hearings: dict[int, Hearing] = {}
 
     def use(self, context: Sequence[int], streams: int) -> None:
-        self.model.reserve(0)
         self.model = serving(self.model.asr, "the benchmark's model", context, cuda_graphs=True)
         self._weights.set(self.model.asr, context)
         self.model.reserve(streams)
@@ -84,6 +86,11 @@ class Ours:
         for hearing in self._hearings.values():
             # A step needs 2.5 ms more than its chunk: given here, so that both contenders step at the same moments.
             hearing.stream.append(bytes(2 * (self.model.grid.reach - self.model.grid.hop)))
+
+    def end(self) -> None:
+        self._hearings.clear()
+        self.model.reserve(0)
+        free_memory()
 
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         jobs = []
@@ -158,6 +165,10 @@ class Pipeline:
         self._bytes = sum(cache.numel() * cache.element_size() for cache in kept) / streams
         self._texts = [""] * streams
 
+    def end(self) -> None:
+        self._pipeline.context_manager = None
+        free_memory()
+
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         from nemo.collections.asr.inference.streaming.framing.request import Frame
         from nemo.collections.asr.inference.streaming.framing.request_options import ASRRequestOptions
@@ -212,3 +223,9 @@ def wait_for_gpu() -> None:
     """Let the GPU finish what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def free_memory() -> None:
+    """Give back what torch holds of the GPU's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

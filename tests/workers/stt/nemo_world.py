@@ -58,13 +58,14 @@ def padded(pcm: bytes, model: Model, silence: int = 0) -> bytes:
 
 @contextlib.contextmanager
 def untouched(asr: Any) -> Iterator[None]:
-    """While it lasts, the encoder's attention is NeMo's own."""
-    ours = {layer.self_attn: layer.self_attn.__dict__.pop("forward") for layer in asr.encoder.layers}
+    """While it lasts, the encoder's layers are NeMo's own."""
+    ours = {part: part.__dict__.pop("forward") for part in asr.encoder.layers.modules() if "forward" in vars(part)}
+    assert len(ours) == 3 * len(asr.encoder.layers)
     try:
         yield
     finally:
-        for attention, forward in ours.items():
-            attention.forward = forward
+        for part, forward in ours.items():
+            part.forward = forward
 
 
 def whole_file(model: Model, pcm: bytes) -> list[str]:

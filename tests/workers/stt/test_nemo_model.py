@@ -23,6 +23,8 @@ from tests.workers.stt.nemo_world import (
     word_errors,
 )  # fmt: skip
 from workers.engines import EngineError
+from workers.stt.engines.nemo_capacity import places_in_time
+from workers.stt.engines.nemo_graphs import Graphs
 from workers.stt.engines.nemo_model import SILENCE, Job, Model, load
 
 pytestmark = pytest.mark.nemo
@@ -75,7 +77,7 @@ def test_live_features_are_those_of_the_whole_recording(words20, hearing):
 
 
 @torch.inference_mode()
-def test_attention_is_nemos(words20):
+def test_the_encoder_computes_what_nemos_does(words20):
     """With caches that are empty, half full and full, and frames that do not count: NeMo's own values."""
     encoder, step = words20.asr.encoder, words20.grid.lookback + words20.grid.chunk
     channel, past, _ = encoder.get_initial_cache_state(batch_size=3)
@@ -192,6 +194,32 @@ def test_many_sessions_in_one_batch_are_each_as_if_alone(context):
     for number, (one, other) in enumerate(zip(texts, alone, strict=True)):
         assert one == other[: hang_ups.get(number)], number
     assert max(batches) > 4 and SESSIONS == 24
+
+
+class Rehearsed(Graphs):
+    """What a GPU does, without one: batches are filled up, and work is done beforehand for nobody; nothing replays."""
+
+    def record(self, key, work, *inputs):
+        work(*inputs)
+        work(*inputs)
+
+
+@pytest.mark.parametrize("context", [(70, 6), (70, 0)], ids=str)
+def test_batches_that_are_filled_up_change_no_text(context):
+    """Rows of nobody, flushes of more chunks than they need, recordings while sessions are open: each as if alone."""
+    loaded = load(str(nemo_world.MODEL), context, device="cpu", dtype="float32")
+    loaded._graphs = loaded._decoder._graphs = Rehearsed(enabled=True)
+    loaded.reserve(5)
+    sessions = [loaded.open() for _ in range(5)]
+    for each, session in zip(speech()[:5], sessions, strict=True):
+        session.stream.append(each.pcm)
+    loaded.prepare(1)
+    while any(session.stream.ready for session in sessions):
+        loaded.step([Job(session) for session in sessions if session.stream.ready])
+        loaded.prepare(4)
+    texts = [heard.text for heard in loaded.step([Job(session, flush=True) for session in sessions])]
+    assert texts == [each.text for each in speech()[:5]]
+    assert 1 <= places_in_time(loaded, 6, 0.5) <= 6
 
 
 def test_utterances_follow_each_other_and_lose_nothing(words20, hearing):

@@ -135,7 +135,8 @@ class Nemo:
             cuda_graphs=settings.stt_cuda_graphs,
             continuous=settings.stt_context == "call",
         )
-        measured = model.places_in_time(settings.stt_capacity or MOST[device], SHARE)
+        capacity = importlib.import_module("workers.stt.engines.nemo_capacity")
+        measured = capacity.places_in_time(model, settings.stt_capacity or MOST[device], SHARE)
         if measured < settings.stt_capacity:
             log.warning("STT_CAPACITY=%d: a step of so many sessions takes more than half a chunk's time here; "
                         "%d would fit", settings.stt_capacity, measured)  # fmt: skip

@@ -7,8 +7,6 @@ the encoder makes of them dropped, as NeMo's ``pad_and_drop_preencoded`` does.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +18,14 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecRNNTMode
 from nemo.utils import logging as nemo_logging
 
 from workers.engines import EngineError
-from workers.stt.engines.nemo_attention import hasten
 from workers.stt.engines.nemo_decoder import Ctc, Decoder, Transducer, set_decoding
 from workers.stt.engines.nemo_features import Features
 from workers.stt.engines.nemo_graphs import SIZES, Graphs, size_for
 from workers.stt.engines.nemo_greedy import Greedy
+from workers.stt.engines.nemo_layers import hasten
 from workers.stt.engines.nemo_rows import Rows
 from workers.stt.engines.nemo_stream import Grid, Stream
 from workers.stt.engines.nemo_words import START, Heard, Vocabulary
-
-log = logging.getLogger(__name__)
 
 RATE = 16_000
 KNOWN = "nvidia/nemotron-speech-streaming-en-0.6b"
@@ -147,7 +143,7 @@ class Model:
             for first in range(0, len(together), most):
                 some = together[first : first + most]
                 with torch.inference_mode():
-                    answers = self._call(some, self._padded(max(job.chunks for job in some)))
+                    answers = self._call(some, self.padded(max(job.chunks for job in some)))
                 for job, answer in zip(some, answers, strict=True):
                     heard[id(job)] = self._settled(job, answer)
         return [heard[id(job)] for job in jobs]
@@ -234,18 +230,19 @@ class Model:
     def prepare(self, most: int) -> None:
         """Record the steps of up to ``most`` sessions as CUDA graphs, where they are used: seconds."""
         for size in reversed([size for size in SIZES if size <= size_for(min(most, SIZES[-1]))]):
-            self._record(size, 1)
+            self.record(size, 1)
             if size <= FLUSHED:
-                self._record(size, self._padded(2))
+                self.record(size, self.padded(2))
         if self._graphs.enabled:
             torch.cuda.empty_cache()  # what recording used beside what the recordings use
 
-    def _padded(self, chunks: int) -> int:
+    def padded(self, chunks: int) -> int:
         """How many chunks the windows of a step have of which one has so many."""
         flush = -(-(self.grid.step - 1 + SILENCE) // self.grid.step)
         return flush if self._graphs.enabled and 1 < chunks < flush else chunks
 
-    def _record(self, size: int, chunks: int) -> None:
+    def record(self, size: int, chunks: int) -> None:
+        """Record a step of so many sessions, one of SIZES, with windows of so many chunks, where graphs are used."""
         if not self._graphs.enabled:
             return
         with torch.inference_mode():
@@ -254,52 +251,6 @@ class Model:
             self._graphs.record(("encode", size, chunks), self._encoder(chunks), mel, table)
             encoded, lengths = self._encode(mel, table, chunks)
             self._decoder.prepare(encoded, lengths, table)
-
-    def places_in_time(self, most: int, share: float) -> int:
-        """How many sessions, ``most`` at most, can have a chunk ready at once: their step takes ``share`` of a chunk.
-
-        Measured with steps of 1, 2, 4, ... sessions; at least 1. Forgets what is cached.
-        """
-        limit = share * self.grid.step / RATE
-        while True:
-            try:
-                self.reserve(most)
-                break
-            except torch.OutOfMemoryError:
-                log.info("%d sessions do not fit into the GPU's memory", most)
-                most //= 2
-        fit, size = 1, 1
-        while True:
-            try:
-                took = self._time_step(size)
-            except torch.OutOfMemoryError:
-                log.info("a step of %d sessions does not fit into the GPU's memory", size)
-                return fit
-            log.info("a step of %d sessions takes %.1f ms; a chunk lasts %d ms",
-                     size, took * 1000, self.grid.step * 1000 // RATE)  # fmt: skip
-            if took > limit:
-                return fit
-            fit = size
-            if size >= most:
-                return fit
-            size = min(2 * size, most)
-
-    def _time_step(self, size: int, repeats: int = 3) -> float:
-        """Seconds of a step of ``size`` sessions with noise: the slowest but the first, which warms up."""
-        self._record(size_for(min(size, SIZES[-1])), 1)
-        noise = np.random.default_rng(0).integers(-3000, 3000, self.grid.window() + repeats * self.grid.step)
-        hearings = [self.open() for _ in range(size)]
-        took = []
-        for _ in range(repeats + 1):
-            for hearing in hearings:
-                hearing.stream.append(noise[: self.grid.window()].astype("<i2").tobytes())
-            began = time.perf_counter()
-            self.step([Job(hearing) for hearing in hearings])
-            took.append(time.perf_counter() - began)
-        self.step([Job(hearing, flush=True) for hearing in hearings])
-        for hearing in hearings:
-            self.close(hearing)
-        return max(took[1:])
 
 
 def load(

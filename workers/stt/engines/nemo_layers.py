@@ -1,8 +1,10 @@
-"""NeMo's attention with relative positions, without its copies: what it spends most of a streaming step on.
+"""Parts of NeMo's Conformer layers, without what most of a streaming step on a GPU went into.
 
-NeMo multiplies the positions with every stream's queries as a product of its own, which expands them to the batch, and
-copies the keys and values of the whole context to do so. Positions are the same for all streams, so that they are one
-product; of them only those that a chunk can reach are needed; and fused attention reads keys and values where they are.
+Attention with relative positions: NeMo multiplies the positions with every stream's queries as a product of its own,
+which expands them to the batch, and copies the keys and values of the whole context to do so. Positions are the same
+for all streams, so that they are one product; of them only those that a chunk can reach are needed; and fused attention
+reads keys and values where they are. Convolutions over one frame: short chunks make many small products of them, at
+lengths that the tensor cores do not like; they are one product for all streams.
 """
 
 from __future__ import annotations
@@ -14,14 +16,21 @@ from typing import Any
 import torch
 from nemo.collections.asr.parts.submodules.multi_head_attention import INF_VAL, RelPositionMultiHeadAttention
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 def hasten(encoder: Any) -> None:
-    """Let the encoder's layers attend with ``attend``, where they are of the kind that it knows."""
+    """Let the encoder's layers work with the functions below, where they are of the kind that these know."""
     for layer in encoder.layers:
         if type(layer.self_attn) is RelPositionMultiHeadAttention:
             layer.self_attn.forward = types.MethodType(attend, layer.self_attn)
+        for convolution in (layer.conv.pointwise_conv1, layer.conv.pointwise_conv2):
+            convolution.forward = types.MethodType(pointwise, convolution)
+
+
+def pointwise(self: Any, frames: torch.Tensor) -> torch.Tensor:
+    """A convolution over one frame [batch, width, frames] as one product for all streams."""
+    return linear(frames.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
 
 
 def attend(
