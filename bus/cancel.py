@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from bus import scripts
 from bus.backoff import Backoff
+from bus.connect import OUTAGE
 from bus.keys import CANCEL_CHANNEL, session_key
-from bus.outbox import OUTAGE
 
 if TYPE_CHECKING:
     from bus.streams import Bus
@@ -108,11 +108,16 @@ class CancelGuard:
         return list(self._tokens)
 
 
-async def raise_watermark(bus: Bus, session: str, turn: int, reason: str) -> int:
-    """Cancel every turn of a session up to ``turn`` and announce it, in one step; the watermark afterwards."""
+async def raise_watermark(bus: Bus, session: str, turn: int, reason: str, fence: int = 0) -> int:
+    """Cancel every turn of a session up to ``turn`` and announce it, in one step; the watermark afterwards.
+
+    ``fence``: of the gateway's lease, which is compared first (0: it is not). -1 when it is not the newest.
+    """
     announcement = json.dumps({"session": session, "turn": turn, "reason": reason, "at": bus.now()})
-    keys = [session_key(session, "cancelled")]
-    return int(await bus.run(scripts.RAISE, keys, [turn, CANCEL_CHANNEL, announcement]))
+    keys, told = [session_key(session, "cancelled")], [turn, CANCEL_CHANNEL, announcement]
+    if fence:
+        keys, told = [*keys, session_key(session, "fence:gateway")], [*told, fence]
+    return int(await bus.run(scripts.RAISE, keys, told))
 
 
 async def watermark(bus: Bus, session: str) -> int:
@@ -122,24 +127,30 @@ async def watermark(bus: Bus, session: str) -> int:
 
 async def listen(bus: Bus, guard: CancelGuard) -> None:
     """Feed announcements to a guard, for ever. After every (re)subscription the marks are read again from the keys."""
-    backoff = Backoff(0.05, 2.0)
+    backoff, lost = Backoff(0.05, 2.0), False
     while True:
-        client = bus.make_client(None)
-        pubsub = client.pubsub()
+        client = pubsub = None
         try:
+            client = await bus.anywhere()
+            pubsub = client.pubsub()
             await pubsub.subscribe(CANCEL_CHANNEL)
             async for message in pubsub.listen():
                 if message["type"] == "subscribe":
                     await reread(bus, guard)
                     backoff.reset()
+                    lost = False
                 elif message["type"] == "message":
                     _hear(guard, message["data"])
         except OUTAGE as error:
-            log.warning("the cancel channel is lost (%s); subscribing again", type(error).__name__)
+            if not lost:
+                log.warning("the cancel channel is lost (%s); subscribing again", type(error).__name__)
+            lost = True
             await asyncio.sleep(backoff.next())
         finally:
-            await pubsub.aclose()
-            await client.aclose()
+            if pubsub is not None:
+                await pubsub.aclose()
+            if client is not None:
+                await client.aclose()
 
 
 async def reread(bus: Bus, guard: CancelGuard) -> None:

@@ -310,8 +310,9 @@ class TurnRecord(Event):
 class Input(Event):
     """One event the turn logic saw, in order: its ``name``, its fields as JSON, and what was decided. Replay reads it.
 
-    ``actions`` is JSON: ``[[name, {field: value}], ...]``, empty for none. Two names are no events of the turn logic:
-    ``Rules`` are those of the session from now on (the first entry is one), ``Closing`` is its end.
+    ``actions`` is JSON: ``[[name, {field: value}], ...]``, empty for none. Three names are no events of the turn logic:
+    ``Rules`` are those of the session from now on (the first entry is one), ``Closing`` is its end, and with
+    ``Resumed`` it is served again, by another gateway or for another connection.
     """
 
     type: ClassVar[str] = "input"

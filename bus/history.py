@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from bus.events import Amended, Event, Said
 from bus.keys import session_key
+from bus.reader import Entry, position
 from bus.streams import Bus
 
 
@@ -38,22 +40,45 @@ async def read(bus: Bus, session: str, until: str = "+") -> list[Said]:
     return conversation(entry.event for entry in entries)
 
 
+class Posts(Protocol):
+    """What appends to a stream without waiting, such as a Bus; the answer is the entry's id."""
+
+    def post(self, key: str, event: Event) -> asyncio.Future[bytes]: ...
+
+
 class HistoryWriter:
     """The gateway's side: it alone writes a session's history. Writes keep their order and are not waited for."""
 
-    def __init__(self, bus: Bus, session: str) -> None:
+    def __init__(self, bus: Posts, session: str) -> None:
         self._bus = bus
         self._key = session_key(session, "history")
-        self._last: asyncio.Future[bytes] | None = None
+        self._written: list[tuple[asyncio.Future[bytes], Event]] = []
 
     def say(self, message: Said) -> None:
         """Add a message."""
-        self._last = self._bus.post(self._key, message)
+        self._written.append((self._bus.post(self._key, message), message))
 
     def amend(self, item: str, text: str) -> None:
         """A message's text became known better; empty text removes it."""
-        self._last = self._bus.post(self._key, Amended(item, text))
+        amended = Amended(item, text)
+        self._written.append((self._bus.post(self._key, amended), amended))
 
     async def pin(self) -> str:
         """The id of the newest entry, once it stands: what an offer is made from."""
-        return (await self._last).decode() if self._last is not None else "0-0"
+        return (await self._written[-1][0]).decode() if self._written else "0-0"
+
+    def take_up(self, entries: Iterable[Entry]) -> None:
+        """Go on with a history that somebody else has written; ``entries`` are all of it."""
+        for entry in entries:
+            stands = asyncio.get_running_loop().create_future()
+            stands.set_result(entry.id.encode())
+            self._written.append((stands, entry.event))
+
+    async def again(self, bus: Bus) -> None:
+        """Write again what a server that was away has forgotten, under the ids it had."""
+        last = position(await bus.last_id(self._key))
+        for entry, event in self._written:
+            if entry.done() and not entry.cancelled() and entry.exception() is None:
+                entry_id = entry.result().decode()
+                if position(entry_id) > last:
+                    await bus.write_again(self._key, entry_id, event)

@@ -20,7 +20,8 @@ SESSION_STREAMS = (
     "control",
 )  # fmt: skip
 SESSION_KEYS = (
-    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "lease:gateway",
+    *SESSION_STREAMS, "config", "cancelled", "fence:stt", "fence:llm", "fence:tts", "fence:gateway", "offers:stt",
+    "offers:llm", "offers:tts", "lease:gateway",
 )  # fmt: skip
 KEPT_KEYS = tuple(name for name in SESSION_KEYS if name != "lease:gateway")
 """What is kept for a while after a session's end. The lease is not: it says that there is none."""
@@ -37,6 +38,12 @@ def new_session(shards: int) -> str:
 def is_session(text: str) -> bool:
     """Whether ``text`` has the form of a session id: ``s0-4f1c09aa31d2`` or a child ``s0-4f1c09aa31d2.1``."""
     return _SESSION.fullmatch(text) is not None
+
+
+def session_in(text: str) -> str:
+    """The first session id within ``text``, else ""."""
+    match = _SESSION.search(text)
+    return match.group() if match is not None else ""
 
 
 def shard_of(session: str) -> int:
@@ -65,6 +72,11 @@ def secret_key(digest: str) -> str:
 def handover_key(call: str) -> str:
     """The number that a phone call is handed over to; ``call`` is the carrier's name for it."""
     return f"{PREFIX}:handover:{call}"
+
+
+def call_key(call: str) -> str:
+    """The session of a phone call that goes on; ``call`` as in ``handover_key``."""
+    return f"{PREFIX}:call:{call}"
 
 
 def live_key(shard: int) -> str:

@@ -9,17 +9,24 @@ over raises the fence, and from then on every guarded write of the one before is
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from bus import scripts
-from bus.events import SessionOffer, SpeakOffer, TurnOffer
+from bus.connect import OUTAGE
+from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
 from bus.keys import session_key, shard_of, work_key
-from bus.reader import read_entry
-from bus.streams import Bus
+from bus.reader import Entry, read_entry
+from bus.streams import Bus, granted
+from bus.wire import encode
+
+SETTLE = 3.0
+"""Seconds after an outage in which nobody takes work over: who held it may need as long to say that it still does."""
 
 Offer = SessionOffer | TurnOffer | SpeakOffer
 
@@ -36,6 +43,8 @@ class Lease:
     watermark: int
     deliveries: int
     """How often the offer was handed out, this time included: more than a few times means that it kills workers."""
+    owner: str = ""
+    """The worker that holds it."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the fence was refused: stop, and write nothing more."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -48,7 +57,11 @@ class Lease:
     @property
     def turn(self) -> int:
         """The turn that the lease is for; 0 for a whole session."""
-        return getattr(self.offer, "turn", 0)
+        return _turn(self.offer)
+
+
+def _turn(offer: Event) -> int:
+    return int(getattr(offer, "turn", 0))
 
 
 class Work:
@@ -60,30 +73,61 @@ class Work:
         self.stage = stage
         self.worker = worker
         self._grouped: set[str] = set()
-        self._blocked = {shard: bus.make_client(None) for shard in range(bus.shards)} if worker else {}
+        self._blocked: dict[int, Any] = {}
+        self._calm_until = -1e9
 
-    async def offer(self, offer: Offer) -> str:
-        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn."""
+    async def offer(self, offer: Offer, fence: int = 0) -> str:
+        """Put an offer on its session's work stream; its entry id, by which it can be withdrawn.
+
+        ``fence``: of the gateway's lease, which is compared first (0: it is not). Raises Fenced.
+        """
         key = work_key(shard_of(offer.session), self.stage)
         await self._group(key)
-        return await self.bus.publish(key, offer)
+        return granted(await self.bus.offer(key, offer, stage=self.stage, fence=fence))
+
+    async def offered(self, session: str, turn: int) -> bool:
+        """Whether the server knows that a turn (0: the session) was offered; one that forgot does not."""
+        return bool(await self.bus.commands.hexists(session_key(session, f"offers:{self.stage}"), str(turn)))
+
+    async def outstanding(self, session: str, turn: int) -> Entry | None:
+        """An offer that is neither done nor withdrawn, claimed or not; None when there is none."""
+        entry = await self.bus.commands.hget(session_key(session, f"offers:{self.stage}"), str(turn))
+        if entry is None:
+            return None
+        rows = await self.bus.commands.xrange(work_key(shard_of(session), self.stage), entry, entry)
+        return read_entry(work_key(shard_of(session), self.stage), *rows[0]) if rows else None
 
     async def withdraw(self, session: str, entry: str) -> bool:
         """Take back an offer that nobody has claimed: true if so, false when it was claimed or is done."""
         key = work_key(shard_of(session), self.stage)
         return bool(await self.bus.run(scripts.WITHDRAW, [key], [self.stage, entry]))
 
-    async def claim(self, shard: int, block: float = 5.0) -> Lease | None:
-        """Wait up to ``block`` seconds for a new offer in a shard. One at a time, so that workers share alike."""
+    async def claim(
+        self, shard: int, block: float = 5.0, room: Callable[[], Awaitable[bool]] | None = None
+    ) -> Lease | None:
+        """Wait up to ``block`` seconds for a new offer in a shard. One at a time, so that workers share alike.
+
+        ``room`` is asked when an offer has come: without any it is offered again, to others.
+        """
         key = work_key(shard, self.stage)
         await self._group(key)
-        async with asyncio.timeout(block + 5):
-            answer = await self._blocked[shard].xreadgroup(
-                self.stage, self.worker, {key: ">"}, count=1, block=max(1, int(block * 1000))
-            )
+        if shard not in self._blocked:
+            self._blocked[shard] = await self.bus.near(shard, None)
+        try:
+            async with asyncio.timeout(block + 5):
+                answer = await self._blocked[shard].xreadgroup(
+                    self.stage, self.worker, {key: ">"}, count=1, block=max(1, int(block * 1000))
+                )
+        except OUTAGE:
+            if client := self._blocked.pop(shard, None):
+                await client.aclose()
+            raise
         for _, entries in answer or ():
             for entry, fields in entries:
-                return await self._take(key, entry, fields)
+                if room is not None and not await room():
+                    await self._hand_back(key, entry, fields)
+                    return None
+                return await self._take(key, entry, fields, new=True)
         return None
 
     async def reclaim(self, shard: int, idle: float, serving: Container[str] = ()) -> Lease | None:
@@ -94,9 +138,21 @@ class Work:
         """
         key = work_key(shard, self.stage)
         await self._group(key)
-        answer = await self.bus.commands.xautoclaim(
-            key, self.stage, self.worker, int(idle * 1000), start_id="0-0", count=1
-        )
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        if asked < self._calm_until:
+            return None
+        try:
+            answer = await self.bus.commands.xautoclaim(
+                key, self.stage, self.worker, int(idle * 1000), start_id="0-0", count=1
+            )
+        except OUTAGE:
+            self._calm_until = clock() + SETTLE
+            raise
+        if clock() - asked > idle / 2:
+            # The server was frozen, not the worker: who holds the work renews it now, and gets it back by that.
+            self._calm_until = clock() + SETTLE
+            return None
         for entry, fields in answer[1]:
             if fields and entry.decode() not in serving:
                 return await self._take(key, entry, fields)
@@ -114,19 +170,36 @@ class Work:
                 [self.stage, self.worker, lease.entry, lease.turn, lease.fence, 1 if steady else 0],
             )
         )
+        if mark == -2:
+            return 0 if await self.hold(lease) else -1
         if mark < 0:
             lease.lost.set()
         return mark
 
+    async def hold(self, lease: Lease) -> bool:
+        """Say that a lease is held to a server that may have forgotten. Sets ``lease.lost`` when it is not, any more.
+
+        The entry that stands for it may be another one from then on.
+        """
+        keys = [lease.key, self._session_keys(lease)[0], session_key(lease.session, f"offers:{self.stage}")]
+        fields = itertools.chain.from_iterable(encode(lease.offer, self.bus.now()).items())
+        arguments = [self.stage, self.worker, lease.entry, lease.turn, lease.fence, *fields]
+        entry = await self.bus.run(scripts.HOLD, keys, arguments)
+        if entry is None:
+            lease.lost.set()
+            return False
+        lease.entry = entry.decode()
+        return True
+
     async def complete(self, lease: Lease) -> bool:
         """The work is done: its offer leaves the stream. False when the fence was refused."""
         keys = [lease.key, self._session_keys(lease)[0]]
-        arguments = [self.stage, lease.entry, lease.turn, lease.fence]
+        arguments = [self.stage, lease.entry, lease.turn, lease.fence, self.worker]
         return bool(await self.bus.run(scripts.COMPLETE, keys, arguments))
 
     async def interrupt(self) -> None:
         """End claims that block now; they return None."""
-        for client in self._blocked.values():
+        for client in list(self._blocked.values()):
             await client.aclose()
 
     async def close(self) -> None:
@@ -135,15 +208,29 @@ class Work:
     def _session_keys(self, lease: Lease) -> list[str]:
         return [session_key(lease.session, f"fence:{self.stage}"), session_key(lease.session, "cancelled")]
 
-    async def _take(self, key: str, entry: bytes, fields: dict[bytes, bytes]) -> Lease | None:
+    async def _hand_back(self, key: str, entry: bytes, fields: dict[bytes, bytes]) -> None:
         read = read_entry(key, entry, fields)
         if read is None or not isinstance(read.event, Offer):
-            await self.bus.commands.xack(key, self.stage, entry)
-            await self.bus.commands.xdel(key, entry)
+            await self._drop(key, entry)
+            return
+        offers = session_key(read.event.session, f"offers:{self.stage}")
+        turn = getattr(read.event, "turn", 0)
+        await self.bus.run(scripts.HAND_BACK, [key, offers], [self.stage, self.worker, entry, turn])
+
+    async def _drop(self, key: str, entry: bytes) -> None:
+        await self.bus.commands.xack(key, self.stage, entry)
+        await self.bus.commands.xdel(key, entry)
+
+    async def _take(self, key: str, entry: bytes, fields: dict[bytes, bytes], *, new: bool = False) -> Lease | None:
+        read = read_entry(key, entry, fields)
+        if read is None or not isinstance(read.event, Offer):
+            await self._drop(key, entry)
             return None
-        lease = Lease(self.stage, key, read.id, read.event, 0, 0, 0)
+        lease = Lease(self.stage, key, read.id, read.event, 0, 0, 0, self.worker)
         answer = await self.bus.run(
-            scripts.TAKE, [key, *self._session_keys(lease)], [self.stage, self.worker, read.id, lease.turn]
+            scripts.TAKE,
+            [key, *self._session_keys(lease)],
+            [self.stage, self.worker, read.id, lease.turn, 1 if new else 0],
         )
         if not answer:
             return None

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from bus.backoff import Backoff
+from bus.connect import OUTAGE
 from bus.events import Event
-from bus.outbox import OUTAGE
 from bus.wire import BadEvent, decode
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,11 @@ class Subscription:
             self._on_change(self)
         return entry
 
+    def rewind(self, last: str) -> None:
+        """The stream ends at id ``last`` now: what comes after that is read, though its ids may have been here."""
+        if position(last) < position(self.position):
+            self.position = last
+
     def take(self) -> Entry | None:
         """The next entry if one is here already, without waiting."""
         return self._entries.popleft() if self._entries else None
@@ -132,10 +137,11 @@ class Subscription:
 class Reader:
     """Follows the streams of one shard over one connection. Belongs to one event loop."""
 
-    def __init__(self, make_client: Callable[[], Any], control: Any) -> None:
-        """``make_client`` makes the connection that blocks (no socket timeout); ``control`` wakes it."""
+    def __init__(self, make_client: Callable[[], Awaitable[Any]], wake: Callable[[int], Awaitable[None]]) -> None:
+        """``make_client`` makes the connection that blocks (no socket timeout); ``wake`` wakes it, by its id."""
         self._make_client = make_client
-        self._control = control
+        self._wake = wake
+        self._was_lost = False
         self._client: Any = None
         self._client_id = 0
         self._subscriptions: list[Subscription] = []
@@ -178,7 +184,7 @@ class Reader:
         # The wake-up may come before the call has blocked, so it is repeated until the new set is being read.
         while self._stale and self._client_id and not self._closed:
             try:
-                await self._control.execute_command("CLIENT", "UNBLOCK", self._client_id)
+                await self._wake(self._client_id)
             except (*OUTAGE, ResponseError):
                 return
             if self._stale:
@@ -201,7 +207,7 @@ class Reader:
                 answer = await self._read(wanted)
                 backoff.reset()
             except (*OUTAGE, ResponseError) as error:
-                self._client_id = 0
+                self._client_id, self._was_lost = 0, True
                 if self._client is not None:
                     await self._client.aclose()
                     self._client = None
@@ -217,10 +223,25 @@ class Reader:
 
     async def _read(self, wanted: dict[str, str]) -> Any:
         if self._client is None:
-            self._client = self._make_client()
+            self._client = await self._make_client()
             self._client_id = await self._client.client_id()
+            if self._was_lost:
+                await self._look_back(list(wanted))
+                self._was_lost = False
+                return ()
             if self._stale:
                 return ()
         async with asyncio.timeout(BLOCK_MS / 1000 + 5):
             answer = await self._client.xread(wanted, count=BATCH, block=BLOCK_MS)
         return answer or ()
+
+    async def _look_back(self, keys: list[str]) -> None:
+        """A server that failed over may have lost entries that were read here: new ones may have lower ids."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.xrevrange(key, count=1)
+            newest = await pipe.execute()
+        for key, rows in zip(keys, newest, strict=True):
+            for each in self._subscriptions:
+                if each.key == key:
+                    each.rewind(rows[0][0].decode() if rows else "0-0")

@@ -34,7 +34,8 @@ from redis.retry import Retry
 from bus.backoff import Backoff
 from bus.child import ending
 from bus.embedded import Embedded, Problem, is_ours_to_start
-from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked, start_logging
+from bus.logs import start_logging
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked
 
 log = logging.getLogger("bus.server")
 
@@ -189,7 +190,7 @@ def free_port() -> int:
 
 def main() -> int:
     settings = load(BusSettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

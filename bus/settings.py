@@ -7,7 +7,7 @@ default; an empty value counts as absent. Values that may hold a secret are neve
 
 from __future__ import annotations
 
-import logging
+import os
 import re
 import sys
 import types
@@ -16,11 +16,12 @@ from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bus.address import Address, Tls
 
 CONFIGURATION_ERROR = 2
 """The exit code of a process whose settings are wrong: starting it again would not help."""
@@ -46,16 +47,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _redis_url(url: str) -> str:
-    problem = "expected redis://[user:password@]host[:port][/db], rediss:// likewise, or unix://path"
-    try:
-        parts = urlsplit(url)
-        complete = bool(parts.path if parts.scheme == "unix" else parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        raise ValueError(problem) from None
-    if parts.scheme not in ("redis", "rediss", "unix") or not complete or re.search(r"\s", url):
-        raise ValueError(problem)
-    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
-        raise ValueError(problem)
+    Address.parse(url)
     return url
 
 
@@ -77,14 +69,44 @@ class BusSettings(BaseSettings):
     )
 
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
-    """Where the bus is."""
+    """Where the bus is, in one of the forms of ``bus.address``."""
+    redis_username: str = ""
+    redis_password: SecretStr = SecretStr("")
+    """Who we are there, where the URL does not say it."""
+    redis_sentinel_username: str = ""
+    redis_sentinel_password: SecretStr = SecretStr("")
+    redis_ca_file: Path | None = None
+    """Whose signature on the server's certificate is trusted (PEM); absent: the system's authorities."""
+    redis_cert_file: Path | None = None
+    """The certificate by which the server knows us (PEM), and its key."""
+    redis_key_file: Path | None = None
     bus_shards: int = Field(default=1, ge=1, le=99_999)
     """Into how many shards sessions are spread: a constant of the deployment; a cluster takes 16 or more."""
     embedded_redis_dir: Path = Path(".bargein/redis")
     """Where the embedded server keeps its data: a folder of its own, readable by its owner only."""
     log_level: LogLevel = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    """json: an object a line, with session and turn as fields."""
     tracing: bool = False
     """Whether OpenTelemetry is told of every turn; where, its own variables say (OTEL_EXPORTER_OTLP_ENDPOINT)."""
+
+    @field_validator("redis_ca_file", "redis_cert_file", "redis_key_file")
+    @classmethod
+    def _can_be_read(cls, path: Path | None) -> Path | None:
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError("cannot be read; expected a PEM file")
+        return path
+
+    def address(self, url: str = "") -> Address:
+        """The bus's address with user, password and files; or that of another Redis, with the same."""
+        return Address.parse(
+            url or self.redis_url,
+            username=self.redis_username,
+            password=self.redis_password.get_secret_value(),
+            sentinel_username=self.redis_sentinel_username,
+            sentinel_password=self.redis_sentinel_password.get_secret_value(),
+            tls=Tls(self.redis_ca_file, self.redis_cert_file, self.redis_key_file),
+        )
 
 
 S = TypeVar("S", bound=BaseSettings)
@@ -120,13 +142,6 @@ def problems(kind: type[BaseSettings], error: ValidationError) -> list[str]:
         said = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else ""
         lines.append(f"{name.upper()}={value}: {said or 'expected ' + _expected(field)}")
     return lines
-
-
-def start_logging(level: str) -> None:
-    """Log to stderr, one line a record: time, level, logger, message."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
 
 
 def _is_secret(name: str, field: FieldInfo) -> bool:

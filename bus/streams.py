@@ -1,7 +1,8 @@
 """The Bus: publish, follow, replay, on Redis Streams.
 
 One Bus per process. It holds few connections whatever the number of sessions: one for sends, one for control (which
-therefore never queues behind audio), one blocked read per shard, one subscription to the cancel channel.
+therefore never queues behind audio), one blocked read per shard, one subscription to the cancel channel. On a cluster
+there is one for sends in each shard, and one for control on each node.
 """
 
 from __future__ import annotations
@@ -11,33 +12,29 @@ import hashlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from bus import scripts
 from bus.backoff import Backoff
-from bus.events import Event
-from bus.keys import KEPT_KEYS, session_key
-from bus.outbox import OUTAGE, Outbox
+from bus.connect import COMMAND_TIMEOUT, OUTAGE, Client, MakeClient, OnConnect, Whereabouts, connector
+from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
+from bus.keys import KEPT_KEYS, live_key, session_key
+from bus.outbox import Outbox, Outboxes
 from bus.reader import Entry, Reader, Subscription, Unique, read_entry
 from bus.wire import encode
 
-Client = Any
-"""A ``redis.asyncio.Redis`` whose answers are bytes. redis-py types them as unions of every possible setting."""
+__all__ = ["Bus", "Fenced", "Refused", "TurnCancelled", "connector", "granted"]
 
-MakeClient = Callable[[float | None], Client]
-"""Makes a client; the argument is its socket timeout in seconds (None: none)."""
-
-COMMAND_TIMEOUT = 5.0
 SCRIPTS = (
-    scripts.APPEND_GUARDED, scripts.RAISE, scripts.TAKE, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW,
-    scripts.HOLD_LEASE,
+    scripts.APPEND_GUARDED, scripts.RESTORE, scripts.OFFER, scripts.HAND_BACK, scripts.RAISE, scripts.TAKE,
+    scripts.HOLD, scripts.RENEW, scripts.COMPLETE, scripts.WITHDRAW, scripts.HOLD_LEASE, scripts.SEIZE_LEASE,
+    scripts.RELEASE_LEASE,
 )  # fmt: skip
+SHAS = {text: hashlib.sha1(text.encode()).hexdigest() for text in SCRIPTS}
 
 
 class Refused(Exception):
@@ -50,26 +47,6 @@ class Fenced(Refused):
 
 class TurnCancelled(Refused):
     """The turn is at or below the cancel watermark."""
-
-
-def connector(url: str) -> MakeClient:
-    """Makes clients for a server at ``url`` (redis://, rediss:// or unix://), which retry nothing by themselves.
-
-    redis-py's defaults (5 s socket timeout, 10 retries) make a blocking read never return and write entries twice.
-    """
-
-    def make(timeout: float | None) -> Client:
-        return Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=COMMAND_TIMEOUT,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=64,
-        )
-
-    return make
 
 
 class Bus:
@@ -90,9 +67,9 @@ class Bus:
         self.name = name or secrets.token_hex(4)
         self.commands: Client = make_client(COMMAND_TIMEOUT)
         self._wall = wall
-        self._writes: Client = make_client(COMMAND_TIMEOUT)
-        self._shas = {text: hashlib.sha1(text.encode()).hexdigest() for text in SCRIPTS}
-        self.outbox = Outbox(self._writes, {sha: text for text, sha in self._shas.items()}, linger)
+        self._where = Whereabouts(make_client)
+        self._linger = linger
+        self.outbox = Outboxes(self._make_outbox, self._where.spread)
         self._readers: dict[int, Reader] = {}
         self._sequence = itertools.count(1)
 
@@ -100,33 +77,94 @@ class Bus:
         """Wall clock in milliseconds since 1970."""
         return int(self._wall() * 1000)
 
+    def on_return(self, tell: Callable[[int | None], Awaitable[None]]) -> None:
+        """Call ``tell`` when a server has been lost and is there again, before anything more is written to it.
+
+        It is given the shard that the server holds, None for all of them. What it says again must go through
+        ``commands`` or ``run``.
+        """
+        if self._where.spread:
+            for shard in range(self.shards):
+                self.outbox.of(shard).watch(partial(tell, shard))
+        else:
+            self.outbox.of(0).watch(partial(tell, None))
+
+    def shaken(self, shard: int, seconds: float) -> bool:
+        """Whether the server of a shard is away, or came back less than ``seconds`` ago: what it lacks says nothing."""
+        return self.away(shard) or asyncio.get_running_loop().time() - self.outbox.of(shard).back_since < seconds
+
+    def away(self, shard: int) -> bool:
+        """Whether the server of a shard does not answer what was last written to it."""
+        return self.outbox.of(shard).down_since is not None
+
+    async def near(self, shard: int, timeout: float | None) -> Client:
+        """A client of its own for the server of a shard, with a socket timeout in seconds. Close it."""
+        return await self._where.holder(self.commands, live_key(shard), timeout)
+
+    async def anywhere(self) -> Client:
+        """A client of its own for any server, without a socket timeout: for channels. Close it."""
+        return await self._where.anybody(self.commands, None)
+
+    def _make_outbox(self, shard: int) -> Outbox:
+        async def open_client(on_connect: OnConnect) -> Client:
+            return await self._where.holder(self.commands, live_key(shard), COMMAND_TIMEOUT, on_connect)
+
+        return Outbox(
+            open_client,
+            {sha: text for text, sha in SHAS.items()},
+            restore=SHAS[scripts.RESTORE],
+            linger=self._linger,
+            looks=self._where.tells,
+        )
+
     # -- writing
 
     def post(self, key: str, event: Event, *, maxlen: int | None = None) -> asyncio.Future[bytes]:
         """Append an event without waiting; the future holds its id. ``maxlen`` trims, approximately."""
         trim = ("MAXLEN", "~", maxlen) if maxlen else ()
-        return self.outbox.send("XADD", key, *trim, "*", *self._fields(event))
+        fields = self._fields(event)
+        return self.outbox.send("XADD", key, *trim, "*", *fields, entry=(key, fields))
 
     async def publish(self, key: str, event: Event) -> str:
         """Append an event and wait until the server has it; its id."""
         entry: bytes = await self.post(key, event)
         return entry.decode()
 
+    async def offer(
+        self, key: str, offer: SessionOffer | TurnOffer | SpeakOffer, *, stage: str, fence: int = 0
+    ) -> bytes:
+        """Append an offer to a work stream, once however often it is sent; the answer is that of ``post_guarded``.
+
+        ``fence`` is that of the gateway's lease (0: not compared).
+        """
+        fields = self._fields(offer)
+        turn, token = getattr(offer, "turn", 0), secrets.token_hex(8)
+        keys = (key, session_key(offer.session, f"offers:{stage}"), session_key(offer.session, "fence:gateway"))
+        answer: bytes = await self.outbox.send("EVALSHA", SHAS[scripts.OFFER], 3, *keys, turn, token, fence, *fields)
+        return answer
+
+    async def write_again(self, key: str, entry_id: str, event: Event) -> None:
+        """Append an event under the id it had, unless it stands there; at once, before what waits to be sent."""
+        await self.run(scripts.RESTORE, [key], [entry_id, *self._fields(event)])
+
     def post_guarded(
-        self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int
+        self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int, owner: str = ""
     ) -> asyncio.Future[bytes]:
         """Append to a session's stream for the lease of ``stage`` with ``fence``; ``turn`` is 0 for stt.
 
         The answer is the entry's id, ``FENCED`` or ``CANCELLED``; ``granted`` turns those into exceptions.
         """
-        keys = (
-            session_key(session, name),
-            session_key(session, f"fence:{stage}"),
-            session_key(session, "cancelled"),
-        )
+        key = session_key(session, name)
+        return self.post_fenced(key, session, event, stage=stage, turn=turn, fence=fence, owner=owner)
+
+    def post_fenced(
+        self, key: str, session: str, event: Event, *, stage: str, turn: int, fence: int, owner: str = ""
+    ) -> asyncio.Future[bytes]:
+        """Like ``post_guarded``, to any stream in the session's shard."""
+        keys = (key, session_key(session, f"fence:{stage}"), session_key(session, "cancelled"))
         fields = (*self._fields(event), "fence", fence) if fence else self._fields(event)
-        sha = self._shas[scripts.APPEND_GUARDED]
-        return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, *fields)
+        sha = SHAS[scripts.APPEND_GUARDED]
+        return self.outbox.send("EVALSHA", sha, 3, *keys, turn, fence, owner, *fields, entry=(keys[0], fields))
 
     async def publish_guarded(self, session: str, name: str, event: Event, *, stage: str, turn: int, fence: int) -> str:
         """Like ``post_guarded``, and wait; the entry's id. Raises Fenced or TurnCancelled."""
@@ -148,7 +186,9 @@ class Bus:
         shard = int(key.split("{s", 1)[1].split("}", 1)[0])
         reader = self._readers.get(shard)
         if reader is None:
-            reader = self._readers[shard] = Reader(lambda: self.make_client(None), self.commands)
+            reader = self._readers[shard] = Reader(
+                lambda: self.near(shard, None), lambda wake: self._where.unblock(self.commands, live_key(shard), wake)
+            )
         return reader.follow(key, after)
 
     async def replay(self, key: str, after: str = "-", until: str = "+", count: int | None = None) -> list[Entry]:
@@ -192,18 +232,18 @@ class Bus:
 
     async def run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
         """Run one of SCRIPTS on the control connection."""
-        sha = self._shas[script]
+        sha = SHAS[script]
         try:
             return await self.commands.evalsha(sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await self.commands.eval(script, len(keys), *keys, *arguments)
 
     async def wait_until_up(self) -> None:
-        """Return once the server answers a PING; tries for ever, with a growing wait."""
+        """Return once the server answers; tries for ever, with a growing wait."""
         backoff = Backoff(0.05, 2.0)
         while True:
             try:
-                await self.commands.ping()
+                await self.commands.exists(live_key(0))
                 return
             except OUTAGE:
                 await asyncio.sleep(backoff.next())
@@ -212,7 +252,6 @@ class Bus:
         """Close every connection; queued writes that have not left are dropped."""
         await asyncio.gather(*(reader.close() for reader in self._readers.values()))
         await self.outbox.close()
-        await self._writes.aclose()
         await self.commands.aclose()
 
 

@@ -36,18 +36,22 @@ from bus import tracing
 from bus.events import CancelRequested, TurnRecord
 from bus.keys import is_session, new_session, session_key, shard_of
 from bus.leases import Work
+from bus.logs import concern, start_logging
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
-from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
+from bus.settings import CONFIGURATION_ERROR, load, masked
 from bus.streams import Bus, connector
-from gateway import console, metrics, phone
+from gateway import console, metrics, phone, reconnect
+from gateway.assertion import Assertion
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
 from gateway.keys import Caller
 from gateway.own_tools import wanted
+from gateway.protocols.connection import Connection
 from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
+from gateway.resume import Return, Taken
 from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
@@ -89,13 +93,17 @@ class Gateway:
             self._staff_at = now
         return self._staff
 
-    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES) -> Caller:
-        """Who calls, once a call that needs ``stages`` can be served. Raises Refused."""
+    async def admit(self, socket: WebSocket, stages: Sequence[str] = STAGES, *, again: bool = False) -> Caller:
+        """Who calls, once a call that needs ``stages`` can be served. Raises Refused.
+
+        ``again``: the caller comes back to a session that is live here, which has its place.
+        """
         try:
             caller = await self.door.caller(socket)
         except OUTAGE:
             raise Refused(503, "server_error", "unavailable", "not ready: redis does not answer") from None
-        await self.vacancy(stages)
+        if not again:
+            await self.vacancy(stages)
         return caller
 
     async def vacancy(self, stages: Sequence[str] = STAGES) -> None:
@@ -107,11 +115,20 @@ class Gateway:
         if self.full():
             raise Refused(503, "server_error", "unavailable", "every line is busy")
 
-    async def gone(self, session_id: str) -> None:
-        """A session has ended: it is forgotten, and written down if calls are recorded."""
-        session = self.sessions.pop(session_id, None)
+    async def gone(self, connection: Connection) -> None:
+        """A connection is over: its session is forgotten here, and written down if it has ended and is recorded."""
+        session_id, session = connection.session_id, connection.session
+        if session is None:
+            return
+        if self.sessions.get(session_id) is session:
+            del self.sessions[session_id]
+        if session.resumption is not None:
+            self.metrics.lost(session.resumption.lost_ms / 1000)
+        if session.pen.lost or connection.resting:
+            log.info("%s: %s", session_id, "taken over" if session.pen.lost else "rests until its client is back")
+            return
         log.info("%s: ended", session_id)
-        if session is not None and session.profile.record:
+        if session.profile.record:
             await enqueue_recording(self.settings, session_id)
 
     async def swept(self, session_id: str, config: Mapping[str, str]) -> None:
@@ -137,19 +154,27 @@ class Gateway:
         """The voices that some TTS worker has."""
         return frozenset(voice for record in self._staff.get("tts", ()) for voice in record.voices.split(",") if voice)
 
-    def make_session(self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True) -> Session:
-        """A session for a client that has connected; one that listens is a call, and known as such."""
+    def make_session(
+        self, outlet: RealtimeOutlet, profile: Profile, rate: int, *, listens: bool = True, taken: Taken | None = None
+    ) -> Session:
+        """A session for a client that has connected, or come back to one that was ``taken``; one that listens is a
+        call, and known as such."""
+        concern(outlet.session)
         session = Session(
             self.bus, outlet.session, outlet, profile,
             input_rate=rate, probability=self.detector() if listens else (lambda window: 0.0), work=self.work,
             owner=self.name, listens=listens, on_record=lambda record: self._settled(outlet.session, record),
+            taken=taken,
         )  # fmt: skip
         if listens:
             self.sessions[session.id] = session
-            self.metrics.call()
+            (self.metrics.resumed if taken else self.metrics.call)()
         return session
 
     def _settled(self, session: str, record: TurnRecord) -> None:
+        reason = f" ({record.reason})" if record.reason else ""
+        told = "%s: turn %d %s%s, %d ms heard"
+        log.info(told, session, record.turn, record.outcome, reason, record.heard, extra={"turn": record.turn})
         self.metrics.record(record)
         tracing.turn(session, record)
 
@@ -243,7 +268,8 @@ async def realtime(socket: WebSocket) -> None:
     gateway = _gateway(socket)
     try:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
-        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES)
+        again = reconnect.wanted(socket) in gateway.sessions
+        caller = await gateway.admit(socket, ("stt",) if transcribes else STAGES, again=again)
         gateway.door.enter(caller)
     except Refused as refused:
         gateway.metrics.refused(refused.error["code"])
@@ -268,24 +294,34 @@ async def _serve(socket: WebSocket, gateway: Gateway, caller: Caller) -> None:
     query = socket.query_params
     model = query.get("model") or "bargein"
     extensions = "bargein" in query.get("extensions", "").split(",")
-    session_id = new_session(gateway.bus.shards)
-    profile = settings.profile()
-    profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
-    profile.language = query.get("language", profile.language)
-    profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
-    asked = query.get("own_tools")
-    names = profile.own_tools if asked is None else wanted(asked)
-    profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
-    kind = caller.session.get("type") or query.get("intent")
-    config = RealtimeConfig(profile, model, gateway.voices(), TRANSCRIPTION if kind == TRANSCRIPTION else "realtime")
-    if caller.session:
-        config.update(caller.session)
-    log.info("%s: begins (%s%s)", session_id, "extended" if extensions else config.kind, _by(caller))
-    connection = RealtimeConnection(socket, session_id, config, extensions=extensions, limits=settings.limits())
+    taken = None
+    if session_id := reconnect.wanted(socket):
+        found = await reconnect.meet(socket, gateway, session_id, caller)
+        if found is None:
+            return
+        taken, config = found
+    else:
+        session_id = new_session(gateway.bus.shards)
+        profile = settings.profile()
+        profile.key = caller.name
+        profile.greeting = query.get("greeting", profile.greeting)[:LONGEST_GREETING]
+        profile.language = query.get("language", profile.language)
+        profile.record |= settings.record_calls == "ask" and query.get("record") == "true"
+        asked = query.get("own_tools")
+        names = profile.own_tools if asked is None else wanted(asked)
+        profile.own_tools = tuple(name for name in names if name in RealtimeOutlet.abilities)
+        kind = TRANSCRIPTION if TRANSCRIPTION in (caller.session.get("type"), query.get("intent")) else "realtime"
+        config = RealtimeConfig(profile, model, gateway.voices(), kind)
+        if caller.session:
+            config.update(caller.session)
+    begins, kind = "goes on" if taken else "begins", "extended" if extensions else config.kind
+    log.info("%s: %s (%s%s)", session_id, begins, kind, _by(caller))
+    again = Return(taken, settings.resume_s)
+    connection = RealtimeConnection(socket, session_id, config, again, extensions=extensions, limits=settings.limits())
     try:
         await connection.run(gateway.make_session)
     finally:
-        await gateway.gone(session_id)
+        await gateway.gone(connection)
 
 
 def _by(caller: Caller) -> str:
@@ -299,8 +335,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        own = bus or Bus(connector(settings.redis_url), shards=settings.bus_shards)
+        own = bus or Bus(connector(settings.address()), shards=settings.bus_shards)
         app.state.gateway = gateway = Gateway(settings, own, detector)
+        own.on_return(Assertion(own, gateway.sessions, gateway.work).run)
         sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
         tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
         try:
@@ -332,7 +369,7 @@ def create_app(
 
 def main() -> None:
     settings = load(GatewaySettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     try:
         if settings.tracing:
             tracing.start("bargein-gateway")

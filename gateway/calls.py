@@ -6,6 +6,8 @@ an interruption of its turn does not undo it. Calls of a turn that nobody knows 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bus.events import Said, ToolCall
 from bus.history import HistoryWriter
 from gateway.names import call_item
@@ -27,6 +29,12 @@ class Calls:
         self._kept: list[ToolCall] = []
         self._known: set[str] = set()
         self._answered: set[str] = set()
+
+    def take_up(self, messages: Sequence[Said]) -> None:
+        """Know the calls of a conversation that is gone on with, and what came of them."""
+        self._known.update(said.call_id for said in messages if said.role == "tool_call")
+        self._answered.update(said.call_id for said in messages if said.role == "tool")
+        self.unseen = bool(messages) and messages[-1].role == "tool"
 
     def take(self, call: ToolCall, *, kept_back: bool) -> bool:
         """The model calls a function; false when that is known already."""

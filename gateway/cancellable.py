@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bus.events import Stopped
-from bus.leases import Work
+from bus.leases import Offer, Work
 
 
 class CancellableTurn:
@@ -25,15 +25,20 @@ class CancellableTurn:
         self._on_stopped = on_stopped
         self._offers: dict[str, str | None] = {}
         """Stage -> entry of its offer; None while the offer is on its way."""
+        self._made: dict[str, Offer] = {}
         self._finished: set[str] = set()
 
     def offering(self, stage: str) -> None:
         """An offer for ``stage`` is about to be made."""
         self._offers[stage] = None
 
-    def offered(self, stage: str, entry: str) -> None:
+    def offered(self, stage: str, entry: str, offer: Offer) -> None:
         """The offer for ``stage`` stands as ``entry``."""
-        self._offers[stage] = entry
+        self._offers[stage], self._made[stage] = entry, offer
+
+    def open_offers(self) -> dict[str, Offer]:
+        """Stage -> the offer that was made to it, where it has not done its work yet."""
+        return {stage: offer for stage, offer in self._made.items() if stage not in self._finished}
 
     def finished(self, stage: str) -> None:
         """The stage has done its work: nothing of it can be stopped any more."""

@@ -17,6 +17,10 @@ The microphone stays open, silent while nothing is said. Replies go into a virtu
 real time, so that what was heard is known to the sample. With ``extensions=bargein`` in the URL the call obeys
 docs/realtime-extensions.md; without, it does what stock clients do: on ``speech_started`` it drops what it has
 buffered and tells the server how much was played.
+
+A bargein gateway that dies, or a network that breaks, does not end a call with the extension: it comes back to its
+session by itself, at whatever gateway answers, hears the rest of what was being said, and sends what it had said
+meanwhile and what the gateway had not acknowledged.
 """
 
 from __future__ import annotations
@@ -27,40 +31,29 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.http11 import Response
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from bus.keys import is_session
-from gateway.client_audio import FRAME_MS, Clock, Int16, Microphone, Spoken, load
+from gateway.client_audio import FRAME_MS, PER_MS, Clock, Int16, Microphone, Spoken, load
 from gateway.client_ear import Ear, Event, Reply, Tell
+from gateway.client_kept import Kept
+from gateway.client_line import BROKEN, CallError, HungUp, Line, NoReply, Unreachable, message
 
 DEFAULT_URL = "ws://127.0.0.1:8080/v1/realtime?model=bargein&extensions=bargein"
 
-CLOSE_TIMEOUT = 2.0
-"""Seconds a closing handshake may take."""
 
+__all__ = ["Call", "CallError", "HungUp", "NoReply", "Unreachable"]
 
-class CallError(Exception):
-    """What went wrong with a call; one of those below."""
-
-
-class Unreachable(CallError):
-    """Nobody took the call: refused, not ready, no answer in time, not a Realtime server."""
-
-
-class HungUp(CallError):
-    """The server ended the call."""
-
-
-class NoReply(CallError):
-    """What was waited for did not come in time."""
+LOST_FOR = 7.0
+"""Seconds for which a session outlives its gateway at least, besides those that the gateway says: its lease."""
+AT_ONCE = 500
+"""Milliseconds of the caller's audio in one message, where some has gathered."""
 
 
 class Call:
@@ -70,7 +63,7 @@ class Call:
     with (ms, event) for every event received and for what happens at this end, whose types begin with ``client.``.
     ``speed``: how much faster than real time the call runs; above 1 only against a scripted server.
     All times are milliseconds since the call began. Raises ValueError for another kind of address, and Unreachable
-    on entering. ``key``: an API key for a gateway that asks for one.
+    on entering. ``key``: an API key for a gateway that asks for one. ``returns``: come back when the connection breaks.
     """
 
     def __init__(
@@ -82,6 +75,7 @@ class Call:
         speed: float = 1.0,
         connect_timeout: float = 10.0,
         key: str = "",
+        returns: bool = True,
     ) -> None:
         if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
             raise ValueError(f"{url}: not a WebSocket address; expected ws://host:port/v1/realtime")
@@ -96,15 +90,24 @@ class Call:
         self._session = session
         self._listener = listener
         self._connect_timeout = connect_timeout
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._line = Line(url, key, connect_timeout)
+        self._returns = returns and extended
         self._microphone = Microphone()
+        self._kept = Kept()
+        self._online = False
+        """Whether what is said can be sent."""
+        self._leaving = False
+        self._may_be_away: float | None = None
+        """Seconds for which the session waits, once a gateway has said so."""
+        self._due: float | None = None
+        """Until when (ms) to try to come back, once the connection has broken."""
         self._returned = 0
         self._changed = asyncio.Event()
         self._ended = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Call:
-        self._socket = await self._connect()
+        self._socket = await self._line.connect()
         self.clock = Clock(self.clock.speed)
         self._tasks = [asyncio.create_task(self._receive())]
         try:
@@ -114,10 +117,11 @@ class Call:
         except CallError as error:
             await self._hang_up()
             errors = [event for _, event in self.events if event.get("type") == "error"]
-            raise Unreachable(f"{self.url}: {_message(errors[-1]) if errors else error}") from None
+            raise Unreachable(f"{self.url}: {message(errors[-1]) if errors else error}") from None
         except BaseException:
             await self._hang_up()
             raise
+        self._online = True
         self._tasks.append(asyncio.create_task(self._stream()))
         return self
 
@@ -208,63 +212,79 @@ class Call:
         except ConnectionClosed:
             raise HungUp(self._ended or "the server ended the call") from None
 
-    async def _connect(self) -> ClientConnection:
-        try:
-            host = urlsplit(self.url).hostname or ""
-            local = host == "localhost" or (host.replace(".", "").isdigit() and ip_address(host).is_loopback)
-            return await connect(
-                self.url,
-                additional_headers=self._headers,
-                compression=None,
-                max_size=2**24,
-                open_timeout=self._connect_timeout,
-                close_timeout=CLOSE_TIMEOUT,
-                proxy=None if local else True,
-            )
-        except InvalidStatus as error:
-            raise Unreachable(f"{self.url}: {_refusal(error.response)}") from None
-        except TimeoutError:
-            raise Unreachable(f"{self.url}: no answer within {self._connect_timeout:g} s") from None
-        except ConnectionRefusedError:
-            raise Unreachable(f"{self.url}: connection refused; is it running? make run starts it") from None
-        except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
-            raise Unreachable(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
-
     async def _receive(self) -> None:
-        """Take in what the server sends until the connection ends, and wake whoever waits for it."""
+        """Take in what the server sends until the connection has ended for good, and wake whoever waits for it."""
+        while True:
+            ended = await self._hear(self._socket)
+            if not await self._come_back(ended):
+                break
+        self._ended = self._ended or ended or "the server ended the call"
+        self._wake()
+
+    async def _hear(self, socket: ClientConnection) -> str:
+        """Take in what comes on one connection, to its end; what to say of that."""
         try:
-            async for message in self._socket:
+            async for text in socket:
                 now = self.clock.now()
-                event = json.loads(message)
+                event = json.loads(text)
                 if not isinstance(event, dict):
                     raise TypeError("a message that is not a JSON object")
                 self.events.append((now, event))
                 self._tell(now, event)
                 for answer in self._ear.take(event, now):
-                    await self._socket.send(json.dumps(answer))
+                    await socket.send(json.dumps(answer))
+                await self._note(event)
                 self._wake()
         except ConnectionClosed:
             pass
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._ended = f"the server sent what the protocol does not have: {error!r}"
-            await self._socket.close()
-        finally:
-            reason = f", {self._socket.close_reason}" if self._socket.close_reason else ""
-            self._ended = self._ended or f"the server ended the call (code {self._socket.close_code}{reason})"
-            self._wake()
+            await socket.close()
+            return f"the server sent what the protocol does not have: {error!r}"
+        reason = f", {socket.close_reason}" if socket.close_reason else ""
+        return f"the server ended the call (code {socket.close_code}{reason})"
+
+    async def _note(self, event: Event) -> None:
+        kind = event.get("type")
+        if kind == "bargein.input.acknowledged":
+            self._kept.acknowledge(event["audio_end_ms"])
+        elif kind == "bargein.session":
+            self._may_be_away = event.get("resume_s") if self._returns else None
+            if event.get("resumed"):
+                start = self._kept.rewind(event["audio_end_ms"])
+                await self._socket.send(json.dumps({"type": "bargein.input.resumed", "audio_start_ms": start}))
+                self._tell(self.clock.now(), {"type": "client.returned", "audio_start_ms": start})
+                self._online, self._due = True, None
+
+    async def _come_back(self, ended: str) -> bool:
+        """The connection has ended: whether the session is gone on with on another one."""
+        self._online = False
+        if self._leaving or self._may_be_away is None or self._socket.close_code not in BROKEN:
+            return False
+        now = self.clock.now()
+        if self._due is None:
+            self._tell(now, {"type": "client.lost", "reason": ended})
+            self._due = now + (self._may_be_away + LOST_FOR) * 1000
+        try:
+            self._socket = await self._line.reconnect(self.session_id, self.clock.seconds(self._due - now))
+        except Unreachable as error:
+            self._ended = f"{ended}, and cannot be reached again: {error}"
+            return False
+        return True
 
     async def _stream(self) -> None:
-        """Send a frame of the microphone every FRAME_MS; late ones catch up."""
+        """Take a frame of the microphone every FRAME_MS, late ones too, and send what was not sent."""
         due = self.clock.now()
         while not self._ended:
             due += FRAME_MS
             await self.clock.sleep_until(due)
             frame, began = self._microphone.frame(due)
-            audio = base64.b64encode(frame).decode("ascii")
+            self._kept.add(frame)
             try:
-                await self._socket.send('{"type": "input_audio_buffer.append", "audio": "' + audio + '"}')
+                while self._online and (pcm := self._kept.take(AT_ONCE * PER_MS)):
+                    audio = base64.b64encode(pcm).decode("ascii")
+                    await self._socket.send('{"type": "input_audio_buffer.append", "audio": "' + audio + '"}')
             except ConnectionClosed:
-                return
+                self._online = False
             for spoken in began:
                 self.spoken.append(spoken)
                 said = {"name": spoken.name, "onset_ms": spoken.onset, "seconds": spoken.seconds}
@@ -273,10 +293,13 @@ class Call:
             self._wake()
 
     async def _hang_up(self) -> None:
+        self._leaving = True
         for task in self._tasks[1:]:
             task.cancel()
         self._ear.advance(self.clock.now())
         await self._socket.close()
+        if not self._online:
+            self._tasks[0].cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
@@ -300,22 +323,6 @@ class Call:
     def _tell(self, at: float, event: Event) -> None:
         if self._listener is not None:
             self._listener(at, event)
-
-
-def _refusal(response: Response) -> str:
-    """What the server answered instead of taking the call: its status, and its message if it gave one."""
-    said = (response.body or b"").decode("utf-8", "replace").strip()
-    try:
-        said = _message(json.loads(said))
-    except ValueError:
-        pass
-    return f"the server answers {response.status_code}{': ' if said else ''}{said[:300]}"
-
-
-def _message(body: object) -> str:
-    """The message in an error event or an error's body, which have the same shape."""
-    error = body.get("error") if isinstance(body, dict) else None
-    return str(error.get("message", error) if isinstance(error, dict) else body)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ Event = dict[str, Any]
 Tell = Callable[[float, Event], None]
 
 
+BROKE_OFF = "the connection broke"
+"""Why a reply counts as ended of whose end nothing was told."""
+
+
 @dataclass
 class Hold:
     """One moment at which a reply was silenced."""
@@ -73,6 +77,10 @@ class Reply:
     def add_text(self, item: str, delta: str) -> None:
         """More words of one of its items."""
         self._texts[item] = self._texts.get(item, "") + delta
+
+    def forget_text(self) -> None:
+        """It is about to be told anew."""
+        self._texts.clear()
 
     def set_text(self, item: str, text: str) -> None:
         """The whole of what one of its items says."""
@@ -182,7 +190,11 @@ class Ear:
         self.advance(now)
         kind = event.get("type")
         if kind == "response.created":
-            self._reply(event["response"]["id"], now)
+            self._reply(event["response"]["id"], now).forget_text()
+        elif kind == "bargein.session" and event.get("resumed"):
+            self._returned(event.get("response_id"), now)
+        elif kind == "conversation.item.added":
+            self._recalled(event["item"])
         elif kind == "response.output_item.added" and event["item"]["type"] == "message":
             self._reply(event["response_id"], now).item_id = event["item"]["id"]
         elif kind == "response.output_audio.delta":
@@ -221,6 +233,20 @@ class Ear:
                 return reply
         self.replies.append(Reply(response_id, created=now))
         return self.replies[-1]
+
+    def _returned(self, response_id: str | None, now: float) -> None:
+        """On a new connection ``response_id`` goes on; of any other its end was never told."""
+        for reply in self.replies:
+            if reply.done is None and reply.response_id != response_id:
+                reply.done, reply.status, reply.reason = now, "incomplete", BROKE_OFF
+
+    def _recalled(self, item: Event) -> None:
+        """How a reply ended that ended while nobody could be told: what the conversation holds of it."""
+        for reply in self.replies:
+            if reply.reason == BROKE_OFF and reply.item_id == item.get("id"):
+                reply.set_text(reply.item_id, item["content"][0].get("transcript", ""))
+                if item.get("status") == "completed":
+                    reply.status, reply.reason = "completed", ""
 
     def _audio(self, event: Event, now: float) -> None:
         reply = self._reply(event["response_id"], now)

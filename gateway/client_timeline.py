@@ -63,6 +63,12 @@ class Timeline:
                 onset = event["onset_to_silence_ms"]
                 measured = "" if onset is None else f"; onset to silence {onset:.0f} ms"
                 return f"{self._name(event['response_id'])} silent after {event['played_ms']:.0f} ms of it{measured}"
+            case "client.lost":
+                return f"{event['reason']}; trying again"
+            case "client.returned":
+                return f"back in the session, from {event['audio_start_ms']:.0f} ms of what was said"
+            case "bargein.input.lost":
+                return f"{event['lost_ms']} ms of what was said were lost"
             case "client.summary":
                 saved = f"; saved {event['saved']}" if event["saved"] else ""
                 heard = (

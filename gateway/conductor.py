@@ -223,6 +223,11 @@ def _(event: AllStopped, state: Conversation) -> Result:
 
 @_on.register
 def _(event: CancelAsked, state: Conversation) -> Result:
+    if state.live is None and state.asked is not None and event.turn in (0, state.next_turn):
+        # It waits for the caller to finish. Whoever asked for it is told of its beginning and of its end.
+        state, opened = moves.begin(state, event.at, 0, state.asked)
+        state, cancelled = policy(state, event)
+        return state, [*opened, *cancelled]
     turn = state.live
     if turn is None or event.turn not in (0, turn.number):
         return state, []

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from bus.backoff import Backoff
 from bus.outbox import OUTAGE
+from bus.streams import Fenced
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Effects:
                     break
                 except OUTAGE:
                     await asyncio.sleep(backoff.next())
+                except Fenced:
+                    break  # another gateway has the session, and does it
                 except Exception:
                     log.exception("%s: a step towards redis failed", self._session)
                     break

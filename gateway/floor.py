@@ -62,6 +62,11 @@ class Conversation:
         return self.turn if self.turn is not None and self.turn.live else None
 
     @property
+    def next_turn(self) -> int:
+        """The number of the turn that will begin next."""
+        return self.turn.number + 1 if self.turn is not None else 1
+
+    @property
     def speaking(self) -> Utterance | None:
         """The utterance that is going on."""
         return self.utterances[-1] if self.utterances and not self.utterances[-1].ended else None

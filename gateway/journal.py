@@ -18,8 +18,9 @@ from gateway.duplex import Duplex
 from gateway.floor import Conversation
 from gateway.moves import Result
 
-RULES, CLOSING = "Rules", "Closing"
-"""Entries that are no inputs: the rules from now on, and the session's end, after which nobody is answered."""
+RULES, CLOSING, RESUMED = "Rules", "Closing", "Resumed"
+"""Entries that are no inputs: the rules from now on; the session's end, after which nobody is answered; another gateway
+or connection, from which on the clock goes on that had stood still."""
 
 _INPUTS = {kind.__name__: kind for kind in get_args(inputs.Input)}
 
@@ -46,6 +47,10 @@ class Journal:
     def closing(self, at: float) -> None:
         """The session ends."""
         self._write(events.Input(CLOSING, _json({"at": at})))
+
+    def resumed(self, at: float) -> None:
+        """The session is served again, from what its streams hold."""
+        self._write(events.Input(RESUMED, _json({"at": at})))
 
     def decide(self, state: Conversation, event: inputs.Input) -> Result:
         """What the turn logic answers to ``event``, written down, also when that is an error, which is raised."""

@@ -54,6 +54,10 @@ class Metrics:
         self._samples = Counter("bargein_unheard_samples", "Made by the voice and not heard.", registry=registry)
         self._tokens = Counter("bargein_cancelled_tokens", "Generated for cancelled turns.", registry=registry)
         self._calls = Counter("bargein_calls", "Calls that began.", registry=registry)
+        self._resumed = Counter("bargein_resumed", "Calls whose client came back to them.", registry=registry)
+        self._lost = Counter(
+            "bargein_lost_audio_seconds", "Audio of callers that was lost while nobody served them.", registry=registry
+        )  # fmt: skip
         self._swept = Counter("bargein_swept", "Calls ended in place of a gateway that died.", registry=registry)
         self._refused = Counter("bargein_refused", "Calls that were not let in.", ["code"], registry=registry)
         self._failures = Counter("bargein_turn_failures", "Turns that failed.", ["stage"], registry=registry)
@@ -78,6 +82,14 @@ class Metrics:
     def call(self) -> None:
         """Count a call that begins."""
         self._calls.inc()
+
+    def resumed(self) -> None:
+        """Count a call whose client came back."""
+        self._resumed.inc()
+
+    def lost(self, seconds: float) -> None:
+        """Count audio of a caller's that was lost."""
+        self._lost.inc(seconds)
 
     def swept(self) -> None:
         """Count a call that was ended because its gateway had died."""

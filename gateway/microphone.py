@@ -7,6 +7,7 @@ Positions are samples at 16 kHz since the session began. Audio for the recognise
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from bus.events import (
     MIC_RATE,
@@ -19,14 +20,17 @@ from bus.events import (
     UtteranceStarted,
 )  # fmt: skip
 from bus.keys import session_key
-from bus.streams import Bus
+from gateway.backlog import Backlog
 from gateway.echo import EchoCanceller
 from gateway.end_of_turn import EndOfTurn
 from gateway.hearing import Hearing
 from gateway.inputs import SpeechCleared, SpeechEnded, SpeechStarted
+from gateway.pen import FENCED, Pen
 from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
 
 PRE_ROLL_MS = 300
+STALL_S = 2.0
+"""Seconds without audio that count as silence: longer than networks and schedulers pause."""
 KEPT_MS = 30_000
 """Audio kept on the stream behind the present, and behind the start of an utterance that goes on: what a recogniser
 that takes over needs as left context."""
@@ -37,7 +41,7 @@ class Microphone:
 
     def __init__(
         self,
-        bus: Bus,
+        pen: Pen,
         session: str,
         rate: int,
         probability: Probability,
@@ -46,21 +50,29 @@ class Microphone:
         streaming: bool = True,
         canceller: EchoCanceller | None = None,
         end_of_turn: EndOfTurn | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
-        """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording."""
+        """``rate`` in Hz is what the client sends; ``keep_all`` keeps the whole call on the stream, for a recording.
+
+        ``backlog`` bounds what is kept while Redis is away.
+        """
+        self._backlog = backlog
         self.detector = SpeechDetector(probability, end_of_turn=end_of_turn)
         self.pre_roll_ms = PRE_ROLL_MS
         self.by_hand = False
         """Whether the client itself says when an utterance ends, instead of the detector."""
         self.position = 0
         """Samples that stand on the stream."""
-        self._bus = bus
+        self.on_published: Callable[[int], None] = lambda position: None
+        """Called every second or so with how many of the samples stand on the stream for certain."""
+        self._pen = pen
         self._key = session_key(session, "mic")
         self._canceller = canceller
         self._hearing = Hearing(rate)
         self._keep_all = keep_all
         self._streaming = streaming
         self._open = False
+        self._heard_at = 0.0
         self._known_until = 0
         """Sample up to which audio is in the text of an utterance before: where a pre-roll may begin."""
         self._marks: list[tuple[int, str]] = []
@@ -68,10 +80,21 @@ class Microphone:
         self._noted = 0
         self._utterance_start: int | None = None
 
+    @property
+    def rate(self) -> int:
+        """Sample rate in Hz of what the client sends."""
+        return self._hearing.rate
+
     def endpoint(self, endpointing: Endpointing, pre_roll_ms: int) -> None:
         """Change when speech begins and ends."""
         self.detector.endpointing = endpointing
         self.pre_roll_ms = pre_roll_ms
+
+    def take_up(self, position: int, known_until: int, utterance_start: int | None) -> None:
+        """Go on with a stream that ends at sample ``position``; ``utterance_start`` of the utterance that goes on."""
+        self.position = self._noted = position
+        self._known_until, self._utterance_start = known_until, utterance_start
+        self._open = self.by_hand and utterance_start is not None
 
     def reformat(self, rate: int, canceller: EchoCanceller | None, at: float) -> list[Speech]:
         """From now on the client's audio comes at ``rate`` Hz; what the detector found in what was still held back."""
@@ -91,11 +114,13 @@ class Microphone:
             pcm = self._canceller.feed(pcm)
         if muted:
             pcm = bytes(len(pcm))
+        self._heard_at = at
         return self._heard(*self._hearing.feed(pcm), at)
 
     def _heard(self, fast: bytes, clean: bytes, at: float) -> list[Speech]:
         found: list[Speech] = []
         if self.by_hand:
+            self.detector.skip(fast)
             if not self._open and fast:
                 self._open = True
                 found = [SpeechStarted(at, self.position)]
@@ -103,9 +128,10 @@ class Microphone:
             found = self.detector.feed(fast, at)
         if clean:
             entry = self._post(MicAudio(self.position, clean))
+            if self._backlog is not None:
+                self._backlog.add(entry, self.position, len(clean) // 2)
             self.position += len(clean) // 2
-            if not self._keep_all:
-                self._remember(entry)
+            self._remember(entry)
         return found
 
     def commit(self, at: float) -> list[Speech]:
@@ -115,6 +141,15 @@ class Microphone:
         self._open = False
         self._flush()
         return [SpeechEnded(at, self.position)]
+
+    def stalled(self, at: float) -> list[Speech]:
+        """End an utterance that goes on where no audio has come for STALL_S: a client that was muted sends none."""
+        if self.by_hand or at - self._heard_at < STALL_S:
+            return []
+        ended = self.detector.end(at)
+        if ended:
+            self._flush()
+        return ended
 
     def clear(self, at: float) -> SpeechCleared:
         """The client takes back what it sent since the last utterance ended."""
@@ -158,12 +193,16 @@ class Microphone:
         while self._marks and self._marks[0][0] <= limit:
             cut = self._marks.pop(0)[1]
         if cut is not None:
-            self._bus.trim(self._key, cut)
+            self._pen.trim(self._key, cut)
 
     def _flush(self) -> None:
         # The resampler holds back up to 40 ms and a canceller up to 20, which would be the end of a word.
-        silence = bytes(self._hearing.rate // 10 * 2)
-        _, clean = self._hearing.feed(silence if self._canceller is None else self._canceller.feed(silence))
+        if self._canceller is None:
+            fast, clean = self._hearing.finish()
+            self._hearing = Hearing(self._hearing.rate)
+        else:
+            fast, clean = self._hearing.feed(self._canceller.feed(bytes(self._hearing.rate // 10 * 2)))
+        self.detector.skip(fast)
         if clean:
             self._post(MicAudio(self.position, clean))
             self.position += len(clean) // 2
@@ -174,10 +213,13 @@ class Microphone:
         self._noted = position = self.position
 
         def note(answer: asyncio.Future[bytes]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
+            if answer.cancelled() or answer.exception() is not None or answer.result() == FENCED:
+                return
+            if not self._keep_all:
                 self._marks.append((position, answer.result().decode()))
+            self.on_published(position)
 
         entry.add_done_callback(note)
 
     def _post(self, event: Event) -> asyncio.Future[bytes]:
-        return self._bus.post(self._key, event)
+        return self._pen.post(self._key, event)

@@ -94,7 +94,7 @@ def speculate(state: Conversation, at: float, utterance: Utterance) -> Result:
     free = state.live is None and state.asked is None and state.utterances == (utterance,)
     if not (state.rules.eager and state.rules.respond and waiting and free and utterance.text.strip()):
         return state, []
-    number = state.turn.number + 1 if state.turn else 1
+    number = state.next_turn
     state = replace(state, turn=Turn(number, utterance.number, TurnState.SPECULATIVE))
     timer = SetTimer(REPLY, number, at + state.rules.reply_limit)
     return state, [OpenTurn(number, utterance.number, "", "", utterance.text), timer]
@@ -128,7 +128,7 @@ def cancel(
 
 
 def begin(state: Conversation, at: float, utterance: int, asked: ResponseAsked | None = None) -> Result:
-    number = state.turn.number + 1 if state.turn else 1
+    number = state.next_turn
     turn = Turn(number, utterance, interruptible=asked is None or asked.interruptible)
     state = replace(state, turn=turn, asked=None, unanswered=0)
     text, tag = (asked.text, asked.tag) if asked is not None else ("", "")

@@ -6,8 +6,10 @@ caller's audio since the session began, of the assistant's since its turn began.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from bus.events import Said
 from gateway.playback import Frame
 
 
@@ -16,6 +18,8 @@ class Outlet(Protocol):
 
     drops: bool
     """Whether it drops its buffer at ``held`` and is sent that part again after ``resumed``."""
+    remembers: bool
+    """Whether, back after a break, it answers ``held`` with how much of the turn it had played."""
     abilities: frozenset[str]
     """Which of the gateway's own tools this end can do."""
     cancels_echo: bool
@@ -69,6 +73,15 @@ class Outlet(Protocol):
 
     def turn_closed(self, turn: int, outcome: str, reason: str, heard_text: str, heard_ms: int) -> None:
         """A turn ended: ``outcome`` is completed, cancelled or failed. No audio of it follows."""
+
+    def recalled(self, messages: Sequence[Said]) -> None:
+        """A client has come back: the conversation so far, as it was heard. What goes on is told anew after it."""
+
+    def continued(self, turn: int, text: str, start_ms: float) -> None:
+        """The turn that was opened goes on: ``text`` was heard of it, its audio follows from ``start_ms``."""
+
+    def lost(self, said: Said, at_ms: int, lost_ms: int) -> None:
+        """So much of the caller's audio is missing at ``at_ms``; ``said``, a message of the conversation, says so."""
 
     def refused(self, code: str, message: str, tag: str) -> None:
         """A request could not be met."""

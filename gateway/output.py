@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import soxr
@@ -24,6 +24,8 @@ REPORT = 0.1
 """Seconds between two reports of what has been played."""
 STARVED = 10.0
 """Seconds without any new audio of a turn that is not complete after which its voice counts as failed."""
+LONGEST_REPEAT = 1000
+"""Milliseconds that are heard once more, at most, so that what goes on after a break begins with a word."""
 REMEMBERED = 20
 """Turns whose words' positions are kept, for truncations that arrive late."""
 
@@ -44,8 +46,11 @@ class Output:
         on_played_out: Callable[[int], None],
         on_starved: Callable[[int], None],
         played: Played | None = None,
+        away: Callable[[float], bool] = lambda seconds: False,
     ) -> None:
-        """``played`` is told what the client plays when, for an echo canceller."""
+        """``played`` is told what the client plays when, for an echo canceller; ``away``: whether Redis did not answer
+        at some time in the last so many seconds."""
+        self._away = away
         self._outlet = outlet
         self._played = played
         self._clock = clock
@@ -90,6 +95,25 @@ class Output:
         self.repeated = 0
         while len(self._texts) > REMEMBERED:
             self._texts.popitem(last=False)
+
+    def take_up(self, turn: int, heard_ms: int, chunks: Sequence[SpeechAudio]) -> None:
+        """Go on with a turn of which ``heard_ms`` were heard and ``chunks`` are there: held, at that position."""
+        self.begin(turn, kept_back=True)
+        if chunks:
+            self._received = chunks[0].offset
+            self.playback.skip(round(chunks[0].offset * self.playback.rate / chunks[0].rate))
+        for chunk in chunks:
+            self.take(chunk)
+        self.playback.correct(turn, heard_ms * self.playback.rate // 1000)
+        self._reported = heard_ms
+
+    def to_word(self) -> tuple[float, str]:
+        """While held: go back to the beginning of the word that was cut, at most LONGEST_REPEAT; (position in ms to the
+        sample, the turn's text before it)."""
+        playback = self.playback
+        self.correct(playback.turn, playback.word_before(LONGEST_REPEAT * playback.rate // 1000))
+        text = playback.retell()
+        return round(playback.position * 1000 / playback.rate, 3), text
 
     def take(self, event: SpeechAudio) -> bool:
         """Take a chunk of the present turn; false when it was dropped: of another turn, or had already.
@@ -231,7 +255,7 @@ class Output:
         playback = self.playback
         return bool(
             playback.turn and not playback.held and self._received and not playback.complete
-            and now - self._fed_at > STARVED and playback.next_due(now) is None
+            and now - self._fed_at > STARVED and playback.next_due(now) is None and not self._away(STARVED)
         )  # fmt: skip
 
     def _tell(self, now: float) -> None:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 from xml.sax.saxutils import escape, quoteattr
@@ -19,11 +20,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from bus.keys import handover_key, new_session
+from bus.keys import call_key, handover_key, live_key, new_session, shard_of
 from bus.outbox import OUTAGE
+from gateway import reconnect
 from gateway.door import Refused
 from gateway.keys import Caller, issue, issued
-from gateway.protocols.twilio import TwilioConnection
+from gateway.protocols.twilio import KEY, TwilioConnection
+from gateway.resume import NotThere, Taken
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 
 TICKET_S = 120
 """Seconds in which a ticket has to be used."""
+LONGEST_CALL_S = 86_400
+"""Seconds for which it is known which session a call has."""
 LONGEST_FORM = 64 << 10
 TOLD = ("From", "To", "CallerName", "FromCity", "FromCountry")
 """Fields of Twilio's request that the call brings along, if they are set."""
@@ -49,7 +54,11 @@ async def voice(request: Request) -> Response:
     signed = await _signed(request, gateway)
     if isinstance(signed, Response):
         return signed
-    url, fields = signed
+    return await _connect(request, gateway, *signed)
+
+
+async def _connect(request: Request, gateway: Gateway, url: str, fields: list[tuple[str, str]]) -> Response:
+    """TwiML that connects a call to its audio."""
     try:
         await gateway.vacancy()
         ticket, _ = await issue(gateway.bus, Caller("twilio"), {}, TICKET_S)
@@ -57,7 +66,7 @@ async def voice(request: Request) -> Response:
         return Response(_twiml("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
     told = [(name, value) for name, value in fields if name in TOLD and value]
     parameters = [("ticket", ticket), *request.query_params.items(), *told]
-    root = url.partition("/twilio/voice")[0] + "/twilio"
+    root = url.partition("/twilio/")[0] + "/twilio"
     after, socket = quoteattr(f"{root}/after"), quoteattr(root.replace("http", "ws", 1))
     inner = "".join(f"<Parameter name={quoteattr(n)} value={quoteattr(v)}/>" for n, v in parameters)
     return Response(
@@ -71,11 +80,13 @@ async def after(request: Request) -> Response:
     signed = await _signed(request, gateway)
     if isinstance(signed, Response):
         return signed
-    _, fields = signed
-    try:
-        number = await gateway.bus.commands.getdel(handover_key(dict(fields).get("CallSid", "")))
-    except OUTAGE:
-        number = None
+    url, fields = signed
+    number, resting, call = None, None, dict(fields).get("CallSid", "")
+    with suppress(*OUTAGE):
+        number = await gateway.bus.commands.getdel(handover_key(call))
+        resting = await _session_of(gateway, call)
+    if resting and not number:  # its stream broke: the call goes on
+        return await _connect(request, gateway, url, fields)
     said = f"<Dial>{escape(number.decode())}</Dial>" if number else "<Hangup/>"
     return Response(_twiml(said), media_type="text/xml")
 
@@ -108,13 +119,36 @@ async def media(socket: WebSocket) -> None:
         except OUTAGE:
             log.warning("%s: redis does not answer: the call is not handed over", session_id)
 
+    async def recall(call: str) -> tuple[str, Taken, str] | None:
+        if not call:
+            return None
+        try:
+            if (known := await _session_of(gateway, call)) is not None:
+                taken, config = await reconnect.take_up(gateway, known, Caller(KEY))
+                log.info("%s: goes on (phone)", known)
+                return known, taken, config["client"]
+            await gateway.bus.commands.set(call_key(call), session_id, ex=LONGEST_CALL_S)
+        except NotThere:
+            await gateway.bus.commands.set(call_key(call), session_id, ex=LONGEST_CALL_S)
+        except OUTAGE:
+            log.warning("%s: redis does not answer: should its stream break, the call is over", session_id)
+        log.info("%s: begins (phone)", session_id)
+        return None
+
     session_id = new_session(gateway.bus.shards)
-    log.info("%s: begins (phone)", session_id)
     connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits())
     try:
-        await connection.run(gateway.make_session, admit, handed_over)
+        await connection.run(gateway.make_session, admit, recall, handed_over)
     finally:
-        await gateway.gone(session_id)
+        await gateway.gone(connection)
+
+
+async def _session_of(gateway: Gateway, call: str) -> str | None:
+    """The session of a call that has not ended. Raises what a lost server raises."""
+    known = await gateway.bus.commands.get(call_key(call))
+    session = known.decode() if known else ""
+    live = session and await gateway.bus.commands.sismember(live_key(shard_of(session)), session)
+    return session if live else None
 
 
 async def _signed(request: Request, gateway: Gateway) -> tuple[str, list[tuple[str, str]]] | Response:

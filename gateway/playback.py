@@ -173,6 +173,32 @@ class Playback:
         if track is not None and track.turn == turn and self.held:
             self._rewind(max(track.base, min(position, track.end)))
 
+    def skip(self, position: int) -> None:
+        """The turn's audio is here only from ``position`` on: nothing before it is kept any more."""
+        if self._track is not None:
+            self._track.base = self._track.sent = position
+
+    @property
+    def position(self) -> int:
+        """The position from which audio is sent next."""
+        return self._track.sent if self._track else 0
+
+    def word_before(self, longest: int) -> int:
+        """Where the word begins that is sent next, or is in the midst of being sent; at most ``longest`` before."""
+        track = self._track
+        if track is None:
+            return 0
+        word = max((at for at, _ in track.texts if at <= track.sent), default=0)
+        return max(word, track.base, track.sent - longest)
+
+    def retell(self) -> str:
+        """The texts that follow the position leave again with their frames; the text before it."""
+        track = self._track
+        if track is None:
+            return ""
+        track.told = sum(at <= track.sent for at, _ in track.texts)
+        return "".join(text for _, text in track.texts[: track.told])
+
     def resume(self) -> int:
         """Go on after a hold; the position from which audio is sent."""
         self.held = False

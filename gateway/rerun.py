@@ -15,7 +15,7 @@ from gateway import inputs
 from gateway.conductor import policy
 from gateway.duplex import Duplex
 from gateway.floor import Conversation
-from gateway.journal import CLOSING, RULES, BadJournal, closing, failed, read_input, read_rules, written
+from gateway.journal import CLOSING, RESUMED, RULES, BadJournal, closing, failed, read_input, read_rules, written
 
 Timers = dict[tuple[str, int], float]
 Change = Callable[[Duplex], Duplex]
@@ -38,7 +38,7 @@ class Moment:
 
     at: float
     event: inputs.Input | None
-    """None: the rules, or the session's end."""
+    """None: the rules, a resumption, or the session's end."""
     actions: tuple[inputs.Action, ...]
     before: Conversation
     after: Conversation
@@ -88,8 +88,9 @@ def rerun(journal: Sequence[events.Input]) -> Rerun:
     found, state, timers = Rerun(), Conversation(), Timers()
     for index, entry in enumerate(journal):
         before = state
-        if entry.name in (RULES, CLOSING):
-            state = closing(state) if entry.name == CLOSING else replace(state, rules=read_rules(entry))
+        if entry.name in (RULES, CLOSING, RESUMED):
+            if entry.name != RESUMED:
+                state = closing(state) if entry.name == CLOSING else replace(state, rules=read_rules(entry))
             found.moments.append(Moment(_at(entry), None, (), before, state, timers))
             continue
         event = read_input(entry)

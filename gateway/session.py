@@ -8,42 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import singledispatchmethod
 
-from bus.events import (
-    CancelRequested,
-    EndRequested,
-    Event,
-    Final,
-    Partial,
-    Played,
-    ReplyEnd,
-    Said,
-    Sentence,
-    SessionOffer,
-    SpeechAudio,
-    SpeechEnd,
-    Stopped,
-    ToolCall,
-    TurnRecord,
-)  # fmt: skip
-from bus.keys import session_key
+from bus.events import Played, Said, TurnRecord
+from bus.keys import session_key, shard_of
 from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway import inputs
+from gateway.backlog import Backlog
 from gateway.echo import canceller
 from gateway.floor import Conversation
+from gateway.inlet import STREAMS, Inlet
 from gateway.journal import Journal, closing
 from gateway.microphone import Microphone
 from gateway.moves import SESSION_ENDED
 from gateway.outlet import Outlet
 from gateway.output import Output
 from gateway.own_tools import OwnTools
+from gateway.pen import Pen
 from gateway.request import Request
+from gateway.resume import Resumption, Taken
 from gateway.settings import Profile
 from gateway.speech import Probability
 from gateway.stagehand import Stagehand
@@ -51,8 +39,6 @@ from gateway.turns import TurnState
 from gateway.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
-
-STREAMS = ("transcript", "reply", "speech", "acks", "control")
 
 
 class Session:
@@ -71,30 +57,34 @@ class Session:
         owner: str,
         listens: bool = True,
         on_record: Callable[[TurnRecord], None] = lambda record: None,
+        taken: Taken | None = None,
     ) -> None:
         """``input_rate`` in Hz is what the client sends; ``owner`` names the gateway; ``work`` makes the offers.
 
         One that does not listen has no recogniser: it only answers. ``on_record`` is called with the record of each
-        turn once it is settled.
+        turn once it is settled. ``taken``: a session that was there before, and is gone on with.
         """
         self._listens = listens
         self.id = session
         self.profile = profile
         self.state = Conversation(rules=profile.rules)
         self.ended = asyncio.Event()
-        """Set when somebody outside asks for the session's end."""
+        """Set when somebody outside asks for the session's end, or has taken it."""
         self.bus = bus
-        self._journal = Journal(lambda entry: bus.post(session_key(session, "inputs"), entry))
+        self.pen = taken.pen if taken else Pen(bus, session, f"{owner}-{secrets.token_hex(4)}")
+        self.pen.on_lost = self._lost
+        self._journal = Journal(lambda entry: self.pen.post(session_key(session, "inputs"), entry))
         self._outlet = outlet
         self._work = work
         self._on_record = on_record
-        self._upkeep = Upkeep(self, owner)
+        self._upkeep = Upkeep(self)
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
         self._canceller = canceller(profile.echo_cancellation, outlet, input_rate, self._loop.time)
         self.microphone = Microphone(
-            bus, session, input_rate, probability, keep_all=profile.record, streaming=profile.streaming_stt,
+            self.pen, session, input_rate, probability, keep_all=profile.record, streaming=profile.streaming_stt,
             canceller=self._canceller, end_of_turn=profile.end_of_turn,
+            backlog=Backlog(bus, session, profile.mic_buffer, outlet),
         )  # fmt: skip
         self.output = Output(
             outlet,
@@ -102,17 +92,19 @@ class Session:
             lead=profile.lead,
             report=self._report,
             on_played_out=self._played_out,
-            on_starved=lambda turn: self._fail(turn, "tts", "the voice fell silent"),
+            on_starved=lambda turn: self.inlet.fail(turn, "tts", "the voice fell silent"),
+            away=lambda seconds: bus.shaken(shard_of(session), seconds),
             played=self._canceller.played if self._canceller else None,
         )
         self.own_tools = OwnTools(self, outlet)
         self.stagehand = Stagehand(self, outlet, work)
+        self.inlet = Inlet(self, outlet)
+        self.resumption = Resumption(self, outlet, taken) if taken else None
         self._inbox: deque[inputs.Input] = deque()
         self._handling = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._failure: tuple[int, str] = (0, "")
-        """The turn that will have failed once what there is of it has been played, and why."""
-        self._last_reply = self._last_speech = "0-0"
+        if taken:
+            self.state, self._born = taken.found.state, self._born - taken.found.at
 
     @property
     def now(self) -> float:
@@ -122,24 +114,45 @@ class Session:
     # -- life
 
     async def start(self) -> None:
-        """Take the session, offer it to the recognisers, and say the greeting."""
+        """Take the session, offer it to the recognisers, and say the greeting; or go on with one that was taken."""
+        if self.resumption is None:
+            await self.pen.seize(existing=False)
+        else:
+            self._journal.resumed(self.now)
+            self.state = replace(self.state, rules=self.profile.rules)
         self._journal.rules(self.now, self.state.rules)
         self.microphone.by_hand = self.profile.by_hand
         self.microphone.endpoint(self.profile.endpointing, self.profile.pre_roll_ms)
         if self._canceller is not None:
             await asyncio.to_thread(self._canceller.load)
-        await self._upkeep.hold()
         await self.bus.configure(self.id, self.profile.shared())
         if self._listens:
-            await self._work["stt"].offer(SessionOffer(self.id))
-        jobs = (self._upkeep.run(lambda: self._last_speech), self.output.run(), self.stagehand.effects.run())
-        following = (self._follow(name) for name in STREAMS)
-        self._tasks = [asyncio.create_task(j, name=f"{self.id}-{n}") for n, j in enumerate((*jobs, *following))]
-        if self.profile.greeting:
+            self.stagehand.effects.later(lambda: self._upkeep.offer(self._work["stt"]))
+        if self.resumption is not None:
+            self.resumption.begin()
+        jobs = [self._upkeep.run(), self.output.run(), self.stagehand.effects.run()]
+        jobs += [self.inlet.follow(name) for name in STREAMS]
+        self._tasks = [asyncio.create_task(job, name=f"{self.id}-{n}") for n, job in enumerate(jobs)]
+        if self.resumption is None and self.profile.greeting:
             self.feed(inputs.ResponseAsked(self.now, self.profile.greeting))
+
+    async def rest(self) -> None:
+        """The client is gone and may come back: let go of the session, which goes on from its streams."""
+        self.output.hold()
+        try:
+            async with asyncio.timeout(2):
+                await self.stagehand.effects.idle()
+                await self.bus.outbox.drain()
+                await self.pen.let_go(ended=False)
+        except (*OUTAGE, TimeoutError):
+            log.warning("%s: redis did not answer; the session is let go of when its lease expires", self.id)
+        await self._stop()
 
     async def close(self) -> None:
         """End the session: cancel what is live, tell the recogniser, let go of the keys."""
+        if self.pen.lost:
+            await self._stop()
+            return
         self._journal.closing(self.now)
         self.state = closing(self.state)
         self.feed(inputs.CancelAsked(self.now, 0, SESSION_ENDED))
@@ -149,10 +162,15 @@ class Session:
                 await self.stagehand.effects.idle()
                 self.stagehand.recorder.flush()
                 await self.bus.outbox.drain()
-                await self._upkeep.let_go()
-                await self.bus.keep(self.id, self.profile.retention)
+                if await self.pen.let_go(ended=True):
+                    await self.bus.keep(self.id, self.profile.retention)
         except (*OUTAGE, TimeoutError):
             log.warning("%s: redis did not answer at the session's end; its keys expire by themselves", self.id)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self.resumption is not None:
+            self.resumption.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -162,6 +180,8 @@ class Session:
 
     def audio(self, pcm: bytes) -> None:
         """The caller's audio as it comes: mono 16-bit at ``input_rate``."""
+        if self.resumption is not None:
+            pcm = self.resumption.heard(pcm)
         muted = not self.state.rules.hears(self.state.live is not None and self.state.live.audible)
         for found in self.microphone.hear(pcm, self.now, muted=muted):
             self.feed(found)
@@ -188,16 +208,24 @@ class Session:
         self.feed(inputs.ResponseAsked(self.now, "", tag, interruptible, waits or self.stagehand.calls.unseen))
 
     def cancel(self, reason: str, turn: int = 0) -> int:
-        """Cancel the live turn, or ``turn`` if that is the live one; which was cancelled, 0 if none was."""
-        live = self.state.live
-        if live is None or live.state is TurnState.SPECULATIVE or turn not in (0, live.number):
+        """Cancel the live turn or the one that waits, or ``turn`` if that is live; which was cancelled, 0 if none."""
+        live, waits = self.state.live, self.state.asked is not None
+        number = live.number if live is not None else self.state.next_turn if waits else 0
+        if turn not in (0, number) or (live is not None and live.state is TurnState.SPECULATIVE):
             return 0
         self.feed(inputs.CancelAsked(self.now, turn, reason))
-        return live.number
+        return number
 
     def played(self, turn: int, position_ms: float) -> None:
         """A client that was told to hold says how much it had really played."""
         self.output.correct(turn, round(position_ms * self.output.playback.rate / 1000))
+        if self.resumption is not None:
+            self.resumption.played(turn)
+
+    def continues(self, start_ms: float) -> None:
+        """A client that has come back says where in the session's audio begins what it sends next."""
+        if self.resumption is not None:
+            self.resumption.continues(start_ms)
 
     def truncate(self, turn: int, position_ms: int) -> str | None:
         """A client says how much of a turn it really played: the history keeps that much; the text of it if known."""
@@ -263,136 +291,25 @@ class Session:
         """Call back at ``when`` seconds after the session began."""
         return self._loop.call_at(self._born + when, callback)
 
-    # -- from the bus
-
-    async def _follow(self, name: str) -> None:
-        subscription = self.bus.follow(session_key(self.id, name))
-        try:
-            async for entry in subscription:
-                try:
-                    self._hear(entry.event)
-                except Exception:
-                    log.exception("%s: an event of %s could not be handled", self.id, name)
-                if name == "reply":
-                    self._last_reply = entry.id
-                elif name == "speech":
-                    self._last_speech = entry.id
-        finally:
-            subscription.close()
-
-    @singledispatchmethod
-    def _hear(self, event: Event) -> None:
-        log.debug("%s: %s is not for the gateway", self.id, event.type)
-
-    @_hear.register
-    def _(self, event: Partial) -> None:
-        if any(utterance.number == event.utterance for utterance in self.state.utterances):
-            self._outlet.partial(event.utterance, event.text)
-        self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=False))
-
-    @_hear.register
-    def _(self, event: Final) -> None:
-        if event.error:
-            log.error("%s: utterance %d: %s", self.id, event.utterance, event.error)
-            if event.utterance:
-                self._outlet.not_transcribed(event.utterance, event.error)
-            else:
-                self._outlet.refused("transcription_failed", event.error, "")
-        if event.utterance:
-            self.stagehand.step("final_text", utterance=event.utterance)
-            self.feed(inputs.Words(self.now, event.utterance, event.revision, event.text, final=True))
-
-    @_hear.register
-    def _(self, event: Sentence) -> None:
-        if not self._is_live(event.turn):
-            return
-        if event.index == 0:
-            self.stagehand.step("first_sentence")
-        if self.stagehand.text_only:
-            self._outlet.text(event.turn, f" {event.text}" if event.index else event.text)
-            self.stagehand.text_said(event.text)
-        elif event.index == 0:
-            self.stagehand.speak(event.turn, self._last_reply)
-
-    @_hear.register
-    def _(self, event: ToolCall) -> None:
-        live = self.state.live
-        if live is None or live.number != event.turn:
-            return
-        self.feed(inputs.Called(self.now, event.turn))
-        if self.stagehand.calls.take(event, kept_back=live.state is TurnState.SPECULATIVE):
-            self.stagehand.step("called", event.name)
-
-    @_hear.register
-    def _(self, event: ReplyEnd) -> None:
-        self.stagehand.finished(event.turn, "llm")
-        if not self._is_live(event.turn):
-            return
-        self.stagehand.counted(event)
-        # What there is of a failed answer is spoken to its end; without a voice there is nothing to wait for.
-        if event.reason == "failed" and event.sentences and not self.stagehand.text_only:
-            self._failure = (event.turn, event.error)
-        elif event.reason == "failed":
-            self._fail(event.turn, "llm", event.error)
-        elif self.stagehand.text_only or not event.sentences:
-            self.feed(inputs.TextComplete(self.now, event.turn))
-
-    @_hear.register
-    def _(self, event: SpeechAudio) -> None:
-        live = self.state.live
-        if live is None or live.number != event.turn:
-            return
-        if live.began is None:
-            self.stagehand.step("first_audio")
-            self.feed(inputs.FirstAudio(self.now, event.turn))
-        self.output.take(event)
-
-    @_hear.register
-    def _(self, event: SpeechEnd) -> None:
-        self.stagehand.finished(event.turn, "tts")
-        if not self._is_live(event.turn):
-            return
-        if event.reason == "failed":
-            self._failure = (event.turn, event.error)
-        if event.samples:
-            self.output.finish(event.turn)
-        elif event.reason == "failed":
-            self._fail(event.turn, "tts", event.error)
-        else:
-            self.feed(inputs.TextComplete(self.now, event.turn))
-
-    @_hear.register
-    def _(self, event: Stopped) -> None:
-        self.stagehand.stopped(event)
-
-    @_hear.register
-    def _(self, event: CancelRequested) -> None:
-        self.cancel(event.reason, event.turn)
-
-    @_hear.register
-    def _(self, event: EndRequested) -> None:
-        self.ended.set()
-
     # -- from the stagehand and the output
 
     def settled(self, record: TurnRecord) -> None:
         """A turn is settled: its record is kept with the session, and counted."""
-        self.bus.post(session_key(self.id, "records"), record)
+        self.pen.post(session_key(self.id, "records"), record)
         self._on_record(record)
 
     def _report(self, turn: int, start: int, end: int) -> None:
         mic = self.microphone.position - (end - start) * 16
-        self.bus.post(session_key(self.id, "playback"), Played(turn, start, end, max(0, mic)))
+        self.pen.post(session_key(self.id, "playback"), Played(turn, start, end, max(0, mic)))
 
     def _played_out(self, turn: int) -> None:
-        failed, error = self._failure
+        failed, error = self.inlet.failure
         if turn == failed:
-            self._fail(turn, "reply", error)
+            self.inlet.fail(turn, "reply", error)
         else:
             self.feed(inputs.PlayedOut(self.now, turn))
 
-    def _fail(self, turn: int, stage: str, error: str) -> None:
-        self.feed(inputs.StageFailed(self.now, turn, stage, error))
-
-    def _is_live(self, turn: int) -> bool:
-        return self.state.live is not None and self.state.live.number == turn
+    def _lost(self) -> None:
+        log.warning("%s: another gateway, or another connection, has this session now", self.id)
+        self.output.drop()
+        self.ended.set()

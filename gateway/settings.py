@@ -93,10 +93,12 @@ class GatewaySettings(BusSettings):
     record_calls: RecordCalls = "false"
     """``ask``: those calls whose client connects with ``?record=true``."""
     recordings_dir: Path = Path("recordings")
+    mic_buffer_s: float = Field(default=30.0, ge=1, le=600)
+    """Seconds of the caller's audio that are kept while Redis does not answer; 32 kB each."""
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
     resume_s: float = Field(default=10.0, ge=1, le=3600)
-    """How long a session may be without a gateway, when its own has died, before it is ended in its place."""
+    """How long a session waits for its client to come back, when its gateway has died or the connection broke."""
     retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
     """How long a session's streams live after its end."""
 
@@ -174,6 +176,7 @@ class GatewaySettings(BusSettings):
             lead=self.output_lead_ms / 1000,
             record=self.record_calls == "true",
             retention=self.retention_s,
+            mic_buffer=self.mic_buffer_s,
         )
 
 
@@ -210,6 +213,12 @@ class Profile:
     lead: float = LEAD
     record: bool = False
     retention: float = 300.0
+    mic_buffer: float = 30.0
+    """Seconds of the caller's audio that are kept while Redis does not answer."""
+    key: str = ""
+    """The name of the API key that the session was begun with."""
+    client: str = ""
+    """What its client's protocol needs besides, when another gateway goes on with the session: JSON."""
 
     @property
     def rules(self) -> Duplex:
@@ -225,4 +234,6 @@ class Profile:
             "speed": str(self.speed),
             "streaming_stt": "1" if self.streaming_stt else "0",
             "record": "1" if self.record else "0",
+            "key": self.key,
+            "client": self.client,
         }

@@ -69,6 +69,12 @@ class SpeechDetector:
         self._paused = False
         self._silent_since = 0
 
+    def take_up(self, position: int, *, speaking: bool, silent_since: int | None) -> None:
+        """Go on at sample ``position``; ``speaking``: in an utterance, silent from ``silent_since`` on if given."""
+        self._position, self._speaking = position, speaking
+        self._paused = speaking and silent_since is not None
+        self._silent_since = position if silent_since is None else silent_since
+
     def feed(self, pcm: bytes, at: float) -> list[Speech]:
         """Take 16 kHz mono 16-bit audio of any length, heard at time ``at`` (seconds); what it showed, in order."""
         found: list[Speech] = []
@@ -79,6 +85,11 @@ class SpeechDetector:
             found += self._step(self._probability(window), at)
             self._position += WINDOW
         return found
+
+    def skip(self, pcm: bytes) -> None:
+        """Audio that is not looked at, so that positions go on: what was begun before it is left as it is."""
+        self._position += (len(self._rest) + len(pcm)) // 2
+        self._rest = b""
 
     def end(self, at: float) -> list[Speech]:
         """The audio is over: end an utterance that goes on."""

@@ -8,14 +8,15 @@ offer is made from it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import singledispatchmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from bus.cancel import raise_watermark
 from bus.events import MIC_RATE, ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
 from bus.history import HistoryWriter
 from bus.keys import session_key
-from bus.leases import Work
+from bus.leases import Offer, Work
+from bus.reader import Entry
 from gateway import inputs
 from gateway.calls import Calls
 from gateway.cancellable import CancellableTurn
@@ -23,6 +24,7 @@ from gateway.effects import Effects
 from gateway.names import turn_item, utterance_item
 from gateway.outlet import Outlet
 from gateway.record import Recorder, described
+from gateway.recovery import Recovered
 from gateway.request import Request
 from gateway.timers import Timers
 from gateway.turns import TurnState
@@ -40,7 +42,7 @@ class Stagehand:
     """Does what the conductor says."""
 
     def __init__(self, session: Session, outlet: Outlet, work: dict[str, Work]) -> None:
-        self.history = HistoryWriter(session.bus, session.id)
+        self.history = HistoryWriter(session.pen, session.id)
         self.recorder = Recorder(session.settled)
         self.calls = Calls(session.id, self.history, outlet, session.own_tools)
         self._session = session
@@ -102,6 +104,10 @@ class Stagehand:
         if ack.turn in self._turns:
             self._turns[ack.turn].stopped(ack)
 
+    def unanswered(self) -> list[CancellableTurn]:
+        """The turns that are neither done nor cancelled."""
+        return [turn for turn in self._turns.values() if not turn.cancelled]
+
     def speak(self, turn: int, after: str) -> None:
         """The first sentence is here: somebody shall speak the turn, whose sentences follow entry ``after``."""
         record = self._turns[turn]
@@ -109,11 +115,57 @@ class Stagehand:
 
         async def offer() -> None:
             if not record.cancelled:
-                record.offered("tts", await self._work["tts"].offer(SpeakOffer(self._session.id, turn, after)))
+                speak = SpeakOffer(self._session.id, turn, after)
+                record.offered("tts", await self._session.pen.offer(self._work["tts"], speak), speak)
             else:
                 record.stopped(Stopped(turn, "tts", "never_started"))
 
         self.effects.later(offer)
+
+    def ask(self, action: inputs.OpenTurn, request: Request) -> None:
+        """Somebody shall answer a turn, unless its text is there."""
+        turn, session, record = action.turn, self._session, self._turns[action.turn]
+        instructions = request.instructions or ""
+        options = request.options(session.profile)
+        if action.text:
+            key = session_key(session.id, "reply")
+            session.pen.post(key, Sentence(turn, 0, 0, action.text))
+            session.pen.post(key, ReplyEnd(turn, 0, "done", 1))
+            return
+        record.offering("llm")
+
+        async def offer() -> None:
+            if record.cancelled:
+                record.stopped(Stopped(turn, "llm", "never_started"))
+                return
+            pinned = await self.history.pin()
+            made = TurnOffer(session.id, turn, pinned, instructions, action.said, options)
+            record.offered("llm", await session.pen.offer(self._work["llm"], made), made)
+
+        self.effects.later(offer)
+
+    def take_up(self, found: Recovered, offers: Mapping[str, Entry]) -> None:
+        """Know what the gateway before this one knew; ``offers`` of the live turn stand: stage -> entry."""
+        self._starts.update(found.starts)
+        self._untold.update(found.starts)
+        self.calls.take_up(found.messages)
+        live = found.state.live
+        for said in found.unsaid:
+            if live is None:
+                self.history.say(said)
+            else:
+                self._afterwards.append(said)
+        if live is not None:
+            record = self._turns[live.number] = CancellableTurn(self._session.id, live.number, self._on_stopped)
+            for stage, entry in offers.items():
+                record.offered(stage, entry.id, cast(Offer, entry.event))
+            self.recorder.opened(live.number, live.utterance)
+            self.text_only = self._session.profile.text_only and not found.speech
+        for turn in found.settling:
+            self.recorder.opened(turn.turn, turn.utterance)
+            self.recorder.closed(turn.turn, turn.outcome, turn.reason, turn.heard)
+        for (timer, number), at in found.timers.items():
+            self.do(inputs.SetTimer(timer, number, at))
 
     def truncate(self, turn: int, position_ms: int) -> str | None:
         """The client says how much of a turn it played; the text of that, None when it is not known (any more)."""
@@ -139,7 +191,7 @@ class Stagehand:
         self._untold.add(action.utterance)
         self.step("onset", f"{_ms(action.offset)} ms", utterance=action.utterance)
         if self._outlet.drops or not action.over:
-            self._tell(action.utterance)
+            self.tell(action.utterance)
 
     @do.register
     def _(self, action: inputs.PauseUtterance) -> None:
@@ -170,7 +222,7 @@ class Stagehand:
         if action.utterance in self._untold and action.backchannel:
             self._untold.discard(action.utterance)
             return
-        self._tell(action.utterance, stopped=True)
+        self.tell(action.utterance, stopped=True)
         self._outlet.committed(action.utterance, action.text, _ms(start), _ms(self._session.microphone.position))
 
     @do.register
@@ -211,7 +263,7 @@ class Stagehand:
         repeated = self._repeated(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
-            self._tell(action.utterance)
+            self.tell(action.utterance)
         self._outlet.turn_closed(turn, "cancelled", action.reason, heard, heard_ms)
         self.step("cancelled", f"{action.reason}, {heard_ms} ms heard{repeated}", turn)
         self.recorder.closed(turn, "cancelled", action.reason, heard_ms)
@@ -221,7 +273,7 @@ class Stagehand:
         record.stopped(Stopped(turn, "playback", "stopped", samples=dropped * self._outlet.rate // 1000))
 
         async def cancel() -> None:
-            await raise_watermark(self._session.bus, self._session.id, turn, action.reason)
+            await self._session.pen.cancel(turn, action.reason)
             await record.withdraw(self._work)
 
         self.effects.later(cancel)
@@ -229,7 +281,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.OpenTurn) -> None:
         turn, session = action.turn, self._session
-        record = self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
+        self._turns[turn] = CancellableTurn(session.id, turn, self._on_stopped)
         self._text, self._count = "", None
         self.recorder.opened(turn, action.utterance)
         request = self._requests.pop(action.tag, Request())
@@ -242,26 +294,7 @@ class Stagehand:
         else:
             self._outlet.turn_opened(turn, action.tag, self.text_only)
             self.step("turn", turn=turn)
-        instructions = request.instructions or ""
-        options = request.options(session.profile)
-        if action.text:
-            key = session_key(session.id, "reply")
-            session.bus.post(key, Sentence(turn, 0, 0, action.text))
-            session.bus.post(key, ReplyEnd(turn, 0, "done", 1))
-            return
-        record.offering("llm")
-
-        async def offer() -> None:
-            if record.cancelled:
-                record.stopped(Stopped(turn, "llm", "never_started"))
-                return
-            pinned = await self.history.pin()
-            entry = await self._work["llm"].offer(
-                TurnOffer(session.id, turn, pinned, instructions, action.said, options)
-            )
-            record.offered("llm", entry)
-
-        self.effects.later(offer)
+        self.ask(action, request)
 
     @do.register
     def _(self, action: inputs.ReleaseTurn) -> None:
@@ -288,10 +321,10 @@ class Stagehand:
         self.recorder.closed(turn, "done" if done else "failed", action.error, heard_ms)
         self.recorder.settled(turn)
         if not done:
-            log.error("%s: turn %d failed: %s", self._session.id, turn, action.error)
+            log.error("%s: turn %d failed: %s", self._session.id, turn, action.error, extra={"turn": turn})
 
             async def stop() -> None:
-                await raise_watermark(self._session.bus, self._session.id, turn, "failed")
+                await self._session.pen.cancel(turn, "failed")
 
             self.effects.later(stop)
 
@@ -300,7 +333,8 @@ class Stagehand:
         record = self._turns.pop(action.turn, None)
         unanswered = record.missing if record is not None else []
         if unanswered:
-            log.warning("%s: turn %d: no answer from %s", self._session.id, action.turn, ", ".join(unanswered))
+            told = "%s: turn %d: no answer from %s"
+            log.warning(told, self._session.id, action.turn, ", ".join(unanswered), extra={"turn": action.turn})
         for stage in unanswered:
             self.step(f"late:{stage}", "did not say that it stopped", action.turn)
         self.recorder.settled(action.turn, unanswered)
@@ -357,7 +391,7 @@ class Stagehand:
             self.history.say(said)
         self._afterwards.clear()
 
-    def _tell(self, utterance: int, *, stopped: bool = False) -> None:
+    def tell(self, utterance: int, *, stopped: bool = False) -> None:
         """Tell the client of an utterance, if it has not been told."""
         if utterance not in self._untold:
             return

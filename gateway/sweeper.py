@@ -15,9 +15,11 @@ from bus.cancel import raise_watermark
 from bus.events import HungUp, Played, Said, SpeechAudio, TurnRecord
 from bus.history import read
 from bus.keys import live_key, session_key, shard_of
+from bus.leases import SETTLE
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway.names import turn_item
+from gateway.pen import SWEPT
 from gateway.upkeep import hold
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,6 @@ PERIOD = 1.0
 """Seconds between two looks."""
 EVERY_TURN = 2**31 - 1
 """A watermark above any turn."""
-SWEPT = "swept"
-"""Who holds the lease of a session that was ended here, for as long as its keys are kept."""
 REASON = "gateway_lost"
 
 Ended = Callable[[str, Mapping[str, str]], Awaitable[None]]
@@ -61,6 +61,8 @@ class Sweeper:
         """End what has been alone for too long. Raises what a lost server raises."""
         now, alone = asyncio.get_running_loop().time(), {}
         for shard in range(self._bus.shards):
+            if self._bus.shaken(shard, SETTLE):
+                continue  # its gateway has yet to say that it is there
             for session in await self._without_gateway(shard):
                 alone[session] = self._alone.get(session, now)
         self._alone = alone
@@ -73,6 +75,7 @@ class Sweeper:
         bus = self._bus
         if not await hold(bus, session, SWEPT, max(self._retention, 5.0)):
             return
+        await bus.commands.hincrby(session_key(session, "fence:gateway"), "0", 1)
         config = await bus.config(session)
         await raise_watermark(bus, session, EVERY_TURN, REASON)
         await bus.publish(session_key(session, "mic"), HungUp())

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bus import scripts
+from bus.events import SessionOffer
 from bus.keys import live_key, session_key, shard_of
+from bus.leases import Work
 from bus.outbox import OUTAGE
 from bus.streams import Bus
+from gateway.pen import LEASE
 
 if TYPE_CHECKING:
     from gateway.session import Session
 
 log = logging.getLogger(__name__)
 
-LEASE = 5.0
-"""Seconds for which the gateway holds its session without renewing."""
 SPEECH_KEPT_MS = 60_000
 """Synthesised audio kept on its stream behind the newest."""
 LIFETIME = 3600.0
@@ -32,36 +32,31 @@ async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bo
 
 
 class Upkeep:
-    """Belongs to one session; ``owner`` names its gateway."""
+    """Belongs to one session."""
 
-    def __init__(self, session: Session, owner: str) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._owner = owner
 
-    async def hold(self) -> bool:
-        """Take or renew the lease; false when another gateway has it. Raises what a lost server raises."""
-        return await hold(self._session.bus, self._session.id, self._owner)
+    async def offer(self, recognisers: Work) -> None:
+        """Offer the session to recognisers, unless it is. Raises what a lost server raises: try again then."""
+        session = self._session
+        if not (session.resumption and await recognisers.outstanding(session.id, 0)):
+            await session.pen.offer(recognisers, SessionOffer(session.id))
 
-    async def let_go(self) -> None:
-        """The session has ended: it is nobody's, and not live any more. Raises what a lost server raises."""
-        bus, session = self._session.bus, self._session.id
-        await bus.commands.delete(session_key(session, "lease:gateway"))
-        await bus.commands.srem(live_key(shard_of(session)), session)
-
-    async def run(self, last_speech: Callable[[], str]) -> None:
-        """Do it for ever, or until the lease is lost; ``last_speech`` is the newest entry of the speech stream."""
+    async def run(self) -> None:
+        """Do it for ever, or until the lease is lost."""
         session, beats = self._session, 0
         while True:
             await asyncio.sleep(LEASE / 5)
             beats += 1
+            for found in session.microphone.stalled(session.now):
+                session.feed(found)
             try:
-                if not await self.hold():
-                    log.warning("%s: another gateway has taken this session", session.id)
-                    session.ended.set()
+                if not await session.pen.hold():
                     return
                 if beats % 5 == 0 and not session.profile.record:
                     session.microphone.trim()
-                    self._trim_speech(last_speech())
+                    self._trim_speech(session.inlet.last["speech"])
                 if beats % 60 == 1:
                     await session.bus.keep(session.id, LIFETIME)
             except OUTAGE as error:
@@ -71,4 +66,4 @@ class Upkeep:
         # By the server's own clock, as the ids have it: no two machines' clocks are compared.
         newest = int(last.partition("-")[0])
         if newest > SPEECH_KEPT_MS:
-            self._session.bus.trim(session_key(self._session.id, "speech"), f"{newest - SPEECH_KEPT_MS}-0")
+            self._session.pen.trim(session_key(self._session.id, "speech"), f"{newest - SPEECH_KEPT_MS}-0")

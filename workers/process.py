@@ -10,7 +10,8 @@ import sys
 from pydantic import Field
 
 from bus import tracing
-from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
+from bus.logs import start_logging
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load
 from bus.streams import Bus, connector
 from workers.engines import EngineError, find
 from workers.runtime import Life, Worker
@@ -34,7 +35,7 @@ class WorkerSettings(BusSettings):
 def main(kind: type[Worker]) -> None:
     """Run a worker of this kind until SIGTERM or SIGINT; exit code 2 when its engine or settings are wrong."""
     settings = load(WorkerSettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     try:
         if settings.tracing:
             tracing.start(f"bargein-{kind.stage}")
@@ -54,7 +55,7 @@ def main(kind: type[Worker]) -> None:
 
 
 async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> int:
-    bus = Bus(connector(settings.redis_url), shards=settings.bus_shards)
+    bus = Bus(connector(settings.address()), shards=settings.bus_shards)
     life = Life(heartbeat=settings.heartbeat_s, lease=settings.lease_s, drain=settings.drain_s)
     worker = kind(bus, engine, life)
     loop = asyncio.get_running_loop()

@@ -23,6 +23,7 @@ from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
 from bus.events import Event, Stopped
 from bus.keys import session_key, shard_of
 from bus.leases import Lease, Work
+from bus.logs import concern
 from bus.outbox import OUTAGE
 from bus.registry import LIFETIME, WorkerRecord, register, unregister
 from bus.streams import Bus
@@ -30,6 +31,10 @@ from bus.tallies import tell
 
 log = logging.getLogger(__name__)
 
+HOLDERS_FIRST = 1.0
+"""Seconds after an outage before anything new is claimed: a server that failed over may hand out what is held."""
+SHAKEN = 10.0
+"""Seconds after an outage in which a session without a gateway is not taken for abandoned."""
 STALE_AFTER = 30_000
 """Milliseconds without an entry on the mic stream after which a session without a gateway is over."""
 
@@ -62,7 +67,7 @@ class Writer:
         """Append to the session's stream ``name`` in order. A refusal cancels the token, or ends the lease."""
         lease = self._lease
         answer = self._bus.post_guarded(
-            lease.session, name, event, stage=lease.stage, turn=lease.turn, fence=lease.fence
+            lease.session, name, event, stage=lease.stage, turn=lease.turn, fence=lease.fence, owner=lease.owner
         )
         answer.add_done_callback(self._hear)
         self.last = answer
@@ -118,12 +123,13 @@ class Worker(ABC):
             asyncio.create_task(task)
             for task in (
                 listen(self.bus, self.guard),
-                self._for_ever("heartbeat", self._beat),
+                self._for_ever("heartbeat", self._beat, longest=self.life.heartbeat),
                 self._for_ever("register", self._register),
                 *(self._for_ever("claim", self._claim, shard) for shard in shards),
                 *(self._for_ever("reclaim", self._reclaim, shard) for shard in shards),
             )
         ]
+        self.bus.on_return(self._hold_again)
         try:
             await self._register_once()
             log.info("%s is ready: engine %s, capacity %d", self.name, self.engine.name, self.engine.capacity)
@@ -152,8 +158,8 @@ class Worker(ABC):
         except OUTAGE:
             pass
 
-    async def _for_ever(self, what: str, step: Any, *arguments: Any) -> None:
-        backoff = Backoff(0.05, 2.0)
+    async def _for_ever(self, what: str, step: Any, *arguments: Any, longest: float = 2.0) -> None:
+        backoff = Backoff(0.05, longest)
         while True:
             try:
                 await step(*arguments)
@@ -180,25 +186,43 @@ class Worker(ABC):
 
     async def _beat(self) -> None:
         await asyncio.sleep(self.life.heartbeat)
-        leases = [lease for lease in self._leases.values() if not lease.lost.is_set()]
+        held = {claimed: lease for claimed, lease in self._leases.items() if not lease.lost.is_set()}
+        leases = list(held.values())
         steady = asyncio.get_running_loop().time() - self.life.steady
         marks = await asyncio.gather(
-            *(self.work.renew(lease, steady=self._begun[lease.key, lease.entry] < steady) for lease in leases)
+            *(self.work.renew(lease, steady=self._begun[claimed] < steady) for claimed, lease in held.items())
         )
         for lease, mark in zip(leases, marks, strict=True):
             if mark >= 0:
                 self.guard.raise_to(lease.session, mark)
 
+    async def _hold_again(self, shard: int | None) -> None:
+        """Redis was away, and may have forgotten who holds what."""
+        held = [lease for lease in self._leases.values() if shard is None or shard_of(lease.session) == shard]
+        await asyncio.gather(*(self.work.hold(lease) for lease in held if not lease.lost.is_set()))
+
     async def _claim(self, shard: int) -> None:
         if self.draining.is_set():
             await asyncio.Event().wait()
-        # Capacity is reserved before the claim: an offer that was claimed is served at once.
-        await self._free.acquire()
-        lease = None
+        # Every shard is waited on while there is room for one; what then comes without room is handed back.
+        async with self._free:
+            pass
+        reserved, lease = False, None
+
+        async def room() -> bool:
+            nonlocal reserved
+            if self._free.locked() or self.draining.is_set():
+                return False
+            reserved = await self._free.acquire()
+            return True
+
         try:
-            lease = await self.work.claim(shard)
+            lease = await self.work.claim(shard, room=room)
+        except OUTAGE:
+            await asyncio.sleep(HOLDERS_FIRST)
+            raise
         finally:
-            if lease is None:
+            if reserved and lease is None:
                 self._free.release()
         if lease is not None:
             self.counts["claims"] += 1
@@ -234,6 +258,8 @@ class Worker(ABC):
         task.add_done_callback(self._serving.discard)
 
     async def _lead(self, lease: Lease) -> None:
+        concern(lease.session, lease.turn)
+        claimed = (lease.key, lease.entry)
         token, began = self.guard.token(lease.session, lease.turn), asyncio.get_running_loop().time()
         if lease.turn:
             self.guard.raise_to(lease.session, lease.watermark)
@@ -259,8 +285,8 @@ class Worker(ABC):
             self.counts["busy_seconds"] += took  # type: ignore[assignment]
             facts = {"bargein.worker": self.name, "bargein.engine": self.engine.name, "bargein.fence": lease.fence}
             tracing.lease(lease.session, lease.turn, self.stage, took, {**facts, "bargein.cancelled": token.cancelled})
-            if self._leases.get((lease.key, lease.entry)) is lease:
-                del self._leases[lease.key, lease.entry], self._begun[lease.key, lease.entry]
+            if self._leases.get(claimed) is lease:
+                del self._leases[claimed], self._begun[claimed]
             self._free.release()
 
     async def _attempt(self, lease: Lease, token: CancelToken) -> None:
@@ -288,6 +314,8 @@ class Worker(ABC):
     async def abandoned(self, session: str) -> bool:
         """Whether nobody holds the session any more and its microphone has long been silent: its gateway died."""
         try:
+            if self.bus.shaken(shard_of(session), SHAKEN):
+                return False
             if await self.bus.commands.exists(session_key(session, "lease:gateway")):
                 return False
             last = await self.bus.last_id(session_key(session, "mic"))

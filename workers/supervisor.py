@@ -22,7 +22,8 @@ from pydantic import AfterValidator, Field
 
 from bus.backoff import Backoff
 from bus.child import dies_with_parent, ending
-from bus.settings import CONFIGURATION_ERROR, BusSettings, load, start_logging
+from bus.logs import start_logging
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load
 
 log = logging.getLogger("supervisor")
 
@@ -161,7 +162,7 @@ def main() -> int:
     parser.add_argument("name", choices=MODULES, help="what to keep running")
     name = parser.parse_args().name
     settings = load(SupervisorSettings)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     asyncio.run(supervise(Supervisor(name, settings.command(name), settings.shutdown_s)))
     return 0
 

@@ -76,7 +76,9 @@ function phaseChanged(before) {
     showLoss();
   }
   if (now === "live") {
-    if (before !== "first") conversation.note("Connected again. The assistant starts afresh.");
+    if (before !== "first") {
+      conversation.note(call.resumed ? "Connected again." : "Connected again. The assistant starts afresh.");
+    }
     notice.clear("connection", "server");
   }
   showState();

@@ -8,6 +8,7 @@
 
 import { Connection } from "./connection.js";
 import { Dialogue } from "./dialogue.js";
+import { KeptAudio } from "./kept.js";
 import { forgetKey, protocols } from "./key.js";
 import { Microphone, ask } from "./microphone.js";
 import { encode } from "./pcm.js";
@@ -49,6 +50,9 @@ export class Call extends EventTarget {
     this.context = null;
     this.dialogue = null;
     this.sent = new SentAudio();
+    this.kept = null;
+    /** Whether the last connection went on with the session of the one before. */
+    this.resumed = false;
   }
 
   /**
@@ -86,6 +90,7 @@ export class Call extends EventTarget {
     this.connection = new Connection(address(), protocols());
     this.connection.addEventListener("trying", () => this.enter("connecting"));
     this.connection.addEventListener("open", () => this.opened());
+    this.connection.addEventListener("returned", ({ detail }) => this.returned(detail));
     this.connection.addEventListener("event", ({ detail }) => this.take(detail));
     this.connection.addEventListener("lost", ({ detail }) => this.lost(detail));
     this.connection.addEventListener("ended", ({ detail }) => this.end(detail));
@@ -93,10 +98,13 @@ export class Call extends EventTarget {
   }
 
   opened() {
+    this.resumed = false;
+    this.dialogue?.close();
     this.player?.close();
     this.player = new Player(this.context);
     this.player.addEventListener("level", ({ detail }) => this.level("assistant", detail));
     this.sent = new SentAudio();
+    this.kept = new KeptAudio();
     const send = (event) => this.connection.send(event);
     this.dialogue = new Dialogue(this.conversation, this.player, this.sent, send);
     for (const type of ["floor", "session", "held", "problem"]) {
@@ -109,26 +117,49 @@ export class Call extends EventTarget {
     this.enter("live");
   }
 
+  /** The session of the connection before is gone on with: what it has not got of the caller is sent. */
+  returned({ audio_end_ms: endMs }) {
+    this.resumed = true;
+    this.connection.send({ type: "bargein.input.resumed", audio_start_ms: this.kept.rewind(endMs) });
+    this.flush();
+    this.enter("live");
+  }
+
   /** An event of the server; before session.created it can only be the reason why there will be none. */
   take(event) {
     if (this.phase === "connecting" && event.type === "error") this.complaint = event.error?.message ?? "";
+    if (event.type === "bargein.input.acknowledged") this.kept?.acknowledge(event.audio_end_ms);
     this.dialogue?.take(event);
   }
 
-  lost({ retryAt, reason, established }) {
+  lost({ retryAt, reason, established, returns }) {
     if (!established) forgetKey();
     this.retryAt = retryAt;
     this.reason = this.complaint || reason;
     this.complaint = "";
-    this.dialogue?.close();
-    this.dialogue = null;
+    if (!returns) {
+      this.dialogue?.close();
+      this.dialogue = null;
+      this.kept = null;
+    }
     this.enter("lost");
   }
 
   captured({ samples, time, level }) {
     this.level("caller", { time, level });
-    const event = { type: "input_audio_buffer.append", audio: encode(samples) };
-    if (this.connection?.send(event)) this.sent.add(samples.length, time);
+    if (this.kept === null) return;
+    this.sent.add(samples.length, time);
+    this.kept.add(samples);
+    this.flush();
+  }
+
+  /** Send what was captured and not sent yet; what the network does not take now goes with the next chunk. */
+  flush() {
+    while (this.connection.hasRoom) {
+      const samples = this.kept.take();
+      if (samples === null) return;
+      this.connection.send({ type: "input_audio_buffer.append", audio: encode(samples) });
+    }
   }
 
   level(who, { time, level }) {

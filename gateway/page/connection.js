@@ -2,12 +2,15 @@
  * The WebSocket to the gateway, which comes back by itself.
  *
  * Dispatches:
- *   "open"      the server has answered with session.created: events may be sent
+ *   "open"      the server has answered with session.created: events may be sent, to a new session
+ *   "returned"  detail: the server's bargein.session: events may be sent, to the session that was there before
  *   "event"     detail: one server event, session.created included
- *   "lost"      detail: {retryAt, code, reason, established}: gone, and tried again at performance.now() `retryAt`
+ *   "lost"      detail: {retryAt, code, reason, established, returns}: gone, and tried again at performance.now()
+ *               `retryAt`; `returns`: to the same session
  *   "trying"    a retry begins
  *   "ended"     detail: {code, reason}: the server ended the call on purpose; no retry
- * The wait doubles from 500 ms to 15 s, with up to 20 % added at random, and starts over after an "open".
+ * The wait doubles from 500 ms to 15 s, with up to 20 % added at random, and starts over after an "open". A session that
+ * its server keeps for a while is gone on with; once it is gone the next connection begins a new one.
  */
 
 const FIRST_WAIT_MS = 500;
@@ -15,8 +18,10 @@ const LONGEST_WAIT_MS = 15000;
 const CONNECT_LIMIT_MS = 10000;
 /** Unsent bytes beyond which the network no longer keeps up: about 5 s of audio in JSON. */
 const BACKLOG_LIMIT = 340_000;
-/** Close codes after which a retry is pointless: normal end, policy violation. */
-const FINAL_CODES = new Set([1000, 1008]);
+/** Close codes after which a retry is pointless: normal end, policy violation, another connection has the session. */
+const FINAL_CODES = new Set([1000, 1008, 4409]);
+/** Close code: the session that was asked for is gone. */
+const SESSION_GONE = 4404;
 
 export class Connection extends EventTarget {
   /**
@@ -31,6 +36,8 @@ export class Connection extends EventTarget {
     this.wait = FIRST_WAIT_MS;
     this.socket = null;
     this.timer = null;
+    /** The session to come back to, once the server has named it and keeps it. */
+    this.session = null;
     this.goOffline = () => this.drop(4001, "the network is gone");
     if (!["localhost", "127.0.0.1", "[::1]"].includes(new URL(url).hostname)) {
       addEventListener("offline", this.goOffline);
@@ -41,7 +48,8 @@ export class Connection extends EventTarget {
   open() {
     clearTimeout(this.timer);
     this.dispatchEvent(new Event("trying"));
-    const socket = new WebSocket(this.url, this.protocols);
+    const again = this.session === null ? "" : `&session_id=${this.session}`;
+    const socket = new WebSocket(this.url + again, this.protocols);
     this.socket = socket;
     this.ready = false;
     this.timer = setTimeout(() => this.drop(4002, "no answer"), CONNECT_LIMIT_MS);
@@ -57,13 +65,19 @@ export class Connection extends EventTarget {
       console.warn("bargein: a message that is not JSON was ignored");
       return;
     }
-    if (event.type === "session.created") {
-      clearTimeout(this.timer);
-      this.ready = true;
-      this.wait = FIRST_WAIT_MS;
-      this.dispatchEvent(new Event("open"));
+    if (event.type === "session.created" && this.session === null) this.established(new Event("open"));
+    if (event.type === "bargein.session") {
+      if (event.resumed) this.established(new CustomEvent("returned", { detail: event }));
+      this.session = event.resume_s > 0 ? event.session_id : null;
     }
     this.dispatchEvent(new CustomEvent("event", { detail: event }));
+  }
+
+  established(event) {
+    clearTimeout(this.timer);
+    this.ready = true;
+    this.wait = FIRST_WAIT_MS;
+    this.dispatchEvent(event);
   }
 
   closed(code, reason) {
@@ -75,10 +89,13 @@ export class Connection extends EventTarget {
       this.dispatchEvent(new CustomEvent("ended", { detail: { code, reason } }));
       return;
     }
-    const wait = this.wait * (1 + 0.2 * Math.random());
+    const gone = code === SESSION_GONE;
+    if (gone) this.session = null;
+    const wait = gone ? 0 : this.wait * (1 + 0.2 * Math.random());
     this.wait = Math.min(this.wait * 2, LONGEST_WAIT_MS);
     this.timer = setTimeout(() => this.open(), wait);
-    const detail = { retryAt: performance.now() + wait, code, reason, established };
+    const returns = this.session !== null;
+    const detail = { retryAt: performance.now() + wait, code, reason, established: established || gone, returns };
     this.dispatchEvent(new CustomEvent("lost", { detail }));
   }
 
@@ -99,6 +116,11 @@ export class Connection extends EventTarget {
     }
     this.socket.send(JSON.stringify(event));
     return true;
+  }
+
+  /** Whether more may be sent without the network falling behind. */
+  get hasRoom() {
+    return this.ready && this.socket.bufferedAmount < BACKLOG_LIMIT / 2;
   }
 
   /** Hang up: close with 1000 and never retry. */

@@ -37,6 +37,8 @@ export class Dialogue extends EventTarget {
     this.callerSpeaks = false;
     this.expectation = null;
     this.held = null;
+    /** The response that goes on after the connection broke, until it does. */
+    this.returning = null;
     this.floor = "nobody";
     this.onSounding = ({ detail }) => this.sounding(detail.response);
     this.onPlayed = () => this.played();
@@ -53,6 +55,7 @@ export class Dialogue extends EventTarget {
 
   handlers = {
     "bargein.session"(event) {
+      if (event.resumed) this.returned(event.response_id);
       this.sessionId = event.session_id;
       this.dispatchEvent(new Event("session"));
     },
@@ -80,7 +83,7 @@ export class Dialogue extends EventTarget {
     },
     "response.created"(event) {
       if (this.held !== null && this.held !== event.response.id) this.supersede(this.held);
-      this.replyOf(event.response.id);
+      this.replyOf(event.response.id).retell();
       this.expecting = true;
     },
     "response.output_audio.delta"(event) {
@@ -90,7 +93,8 @@ export class Dialogue extends EventTarget {
     },
     "response.output_audio_transcript.delta"(event) {
       const reply = this.replyOf(event.response_id);
-      if (reply.done === null) reply.add(event.delta, this.player.receivedOf(event.response_id));
+      const end = reply.retold ? 0 : this.player.receivedOf(event.response_id);
+      if (reply.done === null) reply.add(event.delta, end);
       this.played();
     },
     "response.output_text.delta"(event) {
@@ -224,11 +228,20 @@ export class Dialogue extends EventTarget {
     this.refreshFloor();
   }
 
+  /** On a new connection response `id` goes on, from where it was played; nobody tells how any other ended. */
+  returned(id) {
+    this.returning = id;
+    for (const reply of [...this.unfinished]) {
+      if (reply.id !== id && reply.done === null) reply.done = { status: "incomplete" };
+    }
+    this.played();
+  }
+
   async hold({ response_id: id, onset_ms: onsetMs }) {
     const reply = this.replyOf(id);
     this.held = id;
     const onset = this.sent.timeOf(onsetMs);
-    const begun = this.player.receivedOf(id) > 0;
+    const begun = this.player.receivedOf(id) > 0 && id !== this.returning;
     const interruption = begun ? this.interruptions.begin(id, onset, this.utterance) : null;
     const { time, position, sounded } = await this.player.hold(id);
     this.send({
@@ -246,8 +259,10 @@ export class Dialogue extends EventTarget {
     if (this.held === id) this.held = null;
     this.player.resume(id, startMs);
     this.interruptions.settle(id, "resumed");
+    const returning = id === this.returning;
+    if (returning) this.returning = null;
     const { entry } = this.replyOf(id);
-    if (entry.text !== "") this.conversation.update(entry, { breaks: [...entry.breaks, entry.text.length] });
+    if (!returning && entry.text !== "") this.conversation.update(entry, { breaks: [...entry.breaks, entry.text.length] });
   }
 
   /** A held response that had ended before, and the next one begins: it was an interruption. */

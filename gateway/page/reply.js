@@ -13,6 +13,8 @@ export class Reply {
     this.id = id;
     this.entry = entry;
     this.pieces = [];
+    /** Whether its words are about to be told anew. */
+    this.retold = false;
     /** The turn it belongs to, once a step said so. */
     this.turn = null;
     /** Whether any of it has been played. */
@@ -21,12 +23,19 @@ export class Reply {
     this.done = null;
   }
 
+  /** Its words are told anew, those heard already at once: they replace what was told. */
+  retell() {
+    this.retold = this.pieces.length > 0;
+  }
+
   /**
    * Words came.
    * @param {string} text
    * @param {number} end samples of the response's audio received by now; 0 for words without audio
    */
   add(text, end) {
+    if (this.retold) this.pieces = [];
+    this.retold = false;
     this.pieces.push({ text, end });
   }
 

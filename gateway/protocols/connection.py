@@ -9,16 +9,24 @@ import asyncio
 import json
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from bus.streams import Fenced
 from gateway.limits import Limits
 from gateway.session import Session
 
 log = logging.getLogger(__name__)
 
+HUNG_UP = (1000, 1001)
+"""Close codes of a client that goes on purpose: it does not come back to its session."""
+NO_CODE = 1005
+"""What uvicorn says of a close frame without a code, and of a connection that broke: the latter without a reason."""
+TAKEN_OVER = 4409
+"""Close code: another connection, to this gateway or another, has the session now."""
 MAX_UNSENT = 8 << 20
 """Bytes a client may leave unread before it is cut."""
 
@@ -35,6 +43,14 @@ class Connection:
         self._wake = asyncio.Event()
         self._cut = ""
         self._clock = asyncio.get_running_loop().time
+        self.returns = False
+        """Whether a client whose connection breaks is expected back: its session is not ended then."""
+        self.session: Session | None = None
+        """The session that was served."""
+        self.resting = False
+        """Whether the session was let go of without being ended."""
+        self._hung_up = False
+        """Whether the client closed the socket on purpose."""
         self._began = self._heard = self._clock()
         """When the session began, and when the client last sent something."""
 
@@ -45,6 +61,9 @@ class Connection:
     def tell_end(self, code: str, message: str) -> None:
         """The session ends, by nobody's wish at the client's end: tell it why, where its protocol can."""
 
+    def begun(self) -> None:
+        """The session has started; nothing of the client's was taken yet."""
+
     async def ending(self) -> None:
         """The socket is about to be closed from this end."""
 
@@ -52,16 +71,26 @@ class Connection:
         """The client is gone; its session is about to be closed."""
 
     async def serve(self, session: Session) -> None:
-        """Serve the client until it leaves, is cut, or its session is ended from outside or by a limit."""
+        """Serve the client until it leaves, is cut, or its session is ended from outside, by a limit, or taken over."""
         sending = asyncio.create_task(self._send_all())
-        receiving = asyncio.create_task(self._receive_all())
-        ended = asyncio.create_task(session.ended.wait())
-        expiring = asyncio.create_task(self._until_expired())
-        tasks = [sending, receiving, ended, expiring]
+        tasks: list[asyncio.Task[Any]] = [sending]
+        self._began -= session.now
+        self.session, gone = session, True
         try:
-            await session.start()
+            with suppress(Fenced):
+                await session.start()  # what the client sends waits for it
+                self.begun()
+            receiving = asyncio.create_task(self._receive_all())
+            ended = asyncio.create_task(session.ended.wait())
+            expiring = asyncio.create_task(self._until_expired())
+            tasks += [receiving, ended, expiring]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if (ended.done() or expiring.done()) and not receiving.done():
+            gone = not (ended.done() or expiring.done() or self._cut)
+            if session.pen.lost:
+                self.tell_end("session_taken_over", "Another connection has this session now.")
+                await self._flush()
+                await self.close(TAKEN_OVER, "session taken over")
+            elif (ended.done() or expiring.done()) and not receiving.done():
                 outside = ("session_expired", "The session has ended: it was ended from outside.")
                 if expiring.done() or session.own_tools.goodbye is None:
                     self.tell_end(*(expiring.result() if expiring.done() else outside))
@@ -73,7 +102,8 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.closing()
-            await session.close()
+            self.resting = gone and self.returns and not self._hung_up and not session.pen.lost
+            await (session.rest() if self.resting else session.close())
             if self._cut:
                 await self.close(1008, self._cut)
 
@@ -105,6 +135,7 @@ class Connection:
     async def _receive_all(self) -> None:
         while (message := await self.receive())["type"] != "websocket.disconnect":
             await self.take(message.get("text") or message.get("bytes") or b"")
+        self._hung_up = message.get("code") in HUNG_UP or (message.get("code") == NO_CODE and "reason" in message)
 
     async def _send_all(self) -> None:
         while not self._cut:

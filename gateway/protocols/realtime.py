@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from bus.events import MIC_RATE
 from gateway.limits import Limits
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime_aside import MakeSession
@@ -19,6 +20,7 @@ from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_events import event_id, parse
 from gateway.protocols.realtime_outlet import RealtimeOutlet
 from gateway.protocols.realtime_requests import Requests
+from gateway.resume import Return
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,18 @@ class RealtimeConnection(Connection):
     """One client on one WebSocket."""
 
     def __init__(
-        self, socket: WebSocket, session_id: str, config: RealtimeConfig, *, extensions: bool, limits: Limits
+        self,
+        socket: WebSocket,
+        session_id: str,
+        config: RealtimeConfig,
+        again: Return,
+        *,
+        extensions: bool,
+        limits: Limits,
     ) -> None:
         super().__init__(socket, session_id, limits)
+        self._again = again
+        self.returns = extensions or again.taken is not None
         # Browsers and the page cancel echo themselves; a client that does not says so in its URL.
         cancels_echo = socket.query_params.get("echo") != "cancel"
         self.outlet = RealtimeOutlet(session_id, self.queue, extensions=extensions, cancels_echo=cancels_echo)
@@ -41,11 +52,18 @@ class RealtimeConnection(Connection):
 
     async def run(self, make_session: MakeSession) -> None:
         """Serve the client to its end."""
-        session = make_session(self.outlet, self._config.profile(), self._config.codec("input").rate)
+        rate, taken = self._config.codec("input").rate, self._again.taken
+        session = make_session(self.outlet, self._config.profile(), rate, taken=taken)
         self._requests = Requests(self.session_id, session, self.outlet, self._config, make_session)
         self.outlet.emit("session.created", session=self._config.view(self.session_id))
         if self.outlet.drops:
-            self.outlet.emit("bargein.session", session_id=self.session_id)
+            told: dict[str, Any] = {"resumed": taken is not None, "resume_s": self._again.seconds}
+            if taken is not None:
+                turn = taken.found.turn
+                told |= {"audio_end_ms": _ms(taken.found.mic.position)}
+                told |= {"response_id": self.outlet.response_id(turn) if turn else None}
+            self.outlet.emit("bargein.session", session_id=self.session_id, **told)
+            session.microphone.on_published = self._published
         await self.serve(session)
 
     async def take(self, raw: str | bytes) -> None:
@@ -63,6 +81,9 @@ class RealtimeConnection(Connection):
             sorry = "The server had an error while processing your event."
             self.outlet.error("internal_error", sorry, event_id=event_id(event))
 
+    def _published(self, position: int) -> None:
+        self.outlet.emit("bargein.input.acknowledged", audio_end_ms=_ms(position))
+
     def tell_end(self, code: str, message: str) -> None:
         self.outlet.error(code, message)
 
@@ -75,3 +96,8 @@ class RealtimeConnection(Connection):
         if size > most:
             problem = f"The message has {size} bytes; expected at most {most}. It was left out."
             raise ProtocolError("message_too_big", problem)
+
+
+def _ms(samples: int) -> float:
+    """Samples of the caller's audio in milliseconds that name one exactly."""
+    return samples * 1000 / MIC_RATE

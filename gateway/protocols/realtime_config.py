@@ -67,6 +67,7 @@ class RealtimeConfig:
         ``transcription`` for a session without replies.
         """
         self.kind = kind
+        self._model = model
         self._base = profile
         self._voices = Voices(profile.voice, voices)
         turn_detection = copy.deepcopy(SERVER_VAD)
@@ -112,6 +113,25 @@ class RealtimeConfig:
         """Undo the updates since ``snapshot``."""
         self._session = snapshot
 
+    def saved(self) -> str:
+        """All of it as JSON, from which ``again`` makes it on any gateway."""
+        base = self._base
+        kept = {"language": base.language, "own_tools": base.own_tools, "record": base.record, "key": base.key}
+        return json.dumps({"kind": self.kind, "model": self._model, "base": kept, "session": self._session})
+
+    @classmethod
+    def again(cls, profile: Profile, voices: frozenset[str], saved: str) -> RealtimeConfig:
+        """What was ``saved``; ``profile`` and ``voices`` are this gateway's."""
+        told = json.loads(saved)
+        base = replace(profile, **{**told["base"], "own_tools": tuple(told["base"]["own_tools"])}, greeting="")
+        config = cls(base, told["model"], voices, told["kind"])
+        config._session = told["session"]
+        try:
+            config.profile()
+        except ProtocolError:  # its voice is not to be had any more
+            config._session["audio"]["output"]["voice"] = profile.voice or DEFAULT_VOICE
+        return config
+
     @property
     def tools(self) -> list[dict[str, Any]]:
         """The functions that the session's model may call."""
@@ -154,7 +174,7 @@ class RealtimeConfig:
 
     def profile(self) -> Profile:
         """What the session object means here."""
-        session, base = self._session, self._base
+        session, base = self._session, replace(self._base, client=self.saved())
         heard = session["audio"]["input"]
         detection = heard.get("turn_detection")
         language = (heard.get("transcription") or {}).get("language") or ""

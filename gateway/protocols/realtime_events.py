@@ -28,6 +28,7 @@ EVENTS: dict[str, Any] = {
     "response.cancel": types.ResponseCancelEvent,
     "output_audio_buffer.clear": types.OutputAudioBufferClearEvent,
     "bargein.output.played": None,
+    "bargein.input.resumed": None,
 }
 """Type -> the model that checks it; None: whoever handles it does."""
 LONGEST_NAME = 512

@@ -80,6 +80,19 @@ def whole(item: dict[str, Any], item_id: str) -> dict[str, Any]:
     return {**whole, "object": "realtime.item", "status": whole.get("status", "completed")}
 
 
+def item_of(said: Said, *, spoken: bool) -> dict[str, Any]:
+    """A message of the conversation as an item; ``spoken``: it was heard, not written."""
+    item: dict[str, Any] = {"id": said.item, "object": "realtime.item", "status": "completed"}
+    if said.role == "tool_call":
+        return item | {"type": "function_call", "call_id": said.call_id, "name": said.name, "arguments": said.text}
+    if said.role == "tool":
+        return item | {"type": "function_call_output", "call_id": said.call_id, "output": said.text}
+    kind = {"user": "input_audio" if spoken else "input_text", "assistant": "output_audio" if spoken else "output_text"}
+    part = {"type": kind.get(said.role, "input_text"), "transcript" if spoken else "text": said.text}
+    status = "completed" if said.complete else "incomplete"
+    return item | {"type": "message", "role": said.role, "status": status, "content": [part]}
+
+
 def said(item: dict[str, Any], where: str = "item") -> Said:
     """What an item says. Raises ProtocolError for what the conversation here cannot hold."""
     kind = item["type"]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from bus.events import Said
+from gateway.backlog import AUDIO_LOST
 from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
 from gateway.protocols.append_only import AppendOnly
 from gateway.protocols.realtime_error import ProtocolError
-from gateway.protocols.realtime_items import Items
+from gateway.protocols.realtime_items import Items, item_of
 from gateway.protocols.realtime_response import Response
 
 Send = Callable[[dict[str, Any]], None]
@@ -31,7 +33,7 @@ class RealtimeOutlet:
     def __init__(self, session: str, send: Send, *, extensions: bool, cancels_echo: bool = True) -> None:
         """``send`` queues one event for the client; ``extensions``: see docs/realtime-extensions.md."""
         self.session = session
-        self.drops = extensions
+        self.drops = self.remembers = extensions
         self.cancels_echo = cancels_echo
         self.codec: Codec = PCM
         """How the audio that it is sent is written."""
@@ -65,7 +67,8 @@ class RealtimeOutlet:
 
     def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         """Send an error event; the session goes on."""
-        error = {"type": "invalid_request_error", "code": code, "message": message}
+        kind = "server_error" if code == AUDIO_LOST else "invalid_request_error"
+        error = {"type": kind, "code": code, "message": message}
         error |= {key: value for key, value in (("param", param), ("event_id", event_id)) if value is not None}
         self.emit("error", error=error)
 
@@ -228,6 +231,27 @@ class RealtimeOutlet:
         elif outcome == "failed":
             details = {"type": "failed", "error": {"type": "server_error", "code": "stage_failed", "message": reason}}
         self.emit("response.done", response=response.view(outcome, details))
+
+    def recalled(self, messages: Sequence[Said]) -> None:
+        ours = (utterance_item(self.session, 0)[:-1], turn_item(self.session, 0)[:-1])
+        for said in messages:
+            if said.name != "backchannel" and said.item not in self.items.by_id:
+                self.add_item(item_of(said, spoken=said.item.startswith(ours) and said.role in ("user", "assistant")))
+
+    def continued(self, turn: int, text: str, start_ms: float) -> None:
+        response = self._responses.get(turn)
+        if response is None:
+            return
+        where = self._begin(response)
+        response.sent = max(response.sent, round(start_ms * response.codec.rate / 1000))
+        response.transcript = text
+        if text:
+            self.emit("response.output_audio_transcript.delta", **where, delta=text)
+
+    def lost(self, said: Said, at_ms: int, lost_ms: int) -> None:
+        self.add_item(item_of(said, spoken=False))
+        if self._extensions:
+            self.emit("bargein.input.lost", audio_end_ms=at_ms, lost_ms=lost_ms)
 
     def refused(self, code: str, message: str, tag: str) -> None:
         request = self.requests.pop(tag, {})

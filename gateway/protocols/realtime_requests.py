@@ -34,6 +34,8 @@ REPLIES = frozenset(("response.create", "response.cancel", "conversation.item.cr
 """What a transcription session has nothing for."""
 MOST_ASIDES = 4
 """Out-of-band responses at a time."""
+MOST_CHILDREN = 100_000
+"""Out-of-band responses of one connection: those of the next are named after them."""
 
 
 class Requests:
@@ -88,6 +90,8 @@ class Requests:
             self._truncate(event)
         elif kind == "bargein.output.played":
             self._played(event)
+        elif kind == "bargein.input.resumed":
+            session.continues(_milliseconds(event, "audio_start_ms"))
         elif kind == "response.create":
             self._respond(event)
         elif kind == "response.cancel":
@@ -149,7 +153,8 @@ class Requests:
 
     def _create(self, event: dict[str, Any]) -> None:
         outlet, session = self._outlet, self._session
-        name = f"item_{self._session_id.replace('-', '_')}_c{next(self._items)}"
+        while (name := f"item_{self._session_id.replace('-', '_')}_c{next(self._items)}") in outlet.items.by_id:
+            pass  # one of an earlier connection's
         item, after = whole(event["item"], name), event.get("previous_item_id")
         message = said(item)
         if item["type"] == "function_call":
@@ -183,7 +188,7 @@ class Requests:
         if where == "none":
             self._answer_aside(asked, request)
             return
-        tag = f"request {next(self._tags)}"
+        tag = f"request {self._session.pen.fence}.{next(self._tags)}"
         self._outlet.requests[tag] = asked
         # The protocol has no field for it; metadata is what the SDKs let through.
         interruptible = (asked.get("metadata") or {}).get("interruptible") != "false"
@@ -220,7 +225,7 @@ class Requests:
             message = f"{MOST_ASIDES} out-of-band responses are in progress; wait until one is finished"
             raise ProtocolError("rate_limit_exceeded", message, "response.conversation")
         session = self._session
-        child = f"{self._session_id}.{next(self._children)}"
+        child = f"{self._session_id}.{next(self._children) + (session.pen.fence - 1) * MOST_CHILDREN}"
         aside = Aside(child, self._outlet, self._make, session.profile)
 
         async def conversation() -> list[Said]:
@@ -240,11 +245,16 @@ class Requests:
             raise ProtocolError("response_cancel_not_active", "Cancellation failed: no active response found")
 
     def _played(self, event: dict[str, Any]) -> None:
-        position, response = event.get("audio_end_ms"), event.get("response_id")
-        if not isinstance(position, int | float) or isinstance(position, bool) or not 0 <= position < 1e9:
-            message = f"audio_end_ms is {str(position)[:40]!r}; expected milliseconds >= 0"
-            raise ProtocolError("invalid_value", message, "audio_end_ms")
+        position, response = _milliseconds(event, "audio_end_ms"), event.get("response_id")
         if not isinstance(response, str):
             message = "Missing required parameter: 'response_id'."
             raise ProtocolError("missing_required_parameter", message, "response_id")
         self._session.played(self._outlet.turn_of(response), position)
+
+
+def _milliseconds(event: dict[str, Any], name: str) -> float:
+    """A position in an event. Raises ProtocolError."""
+    position = event.get(name)
+    if not isinstance(position, int | float) or isinstance(position, bool) or not 0 <= position < 1e9:
+        raise ProtocolError("invalid_value", f"{name} is {str(position)[:40]!r}; expected milliseconds >= 0", name)
+    return position

@@ -11,6 +11,7 @@ import binascii
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,6 +23,7 @@ from gateway.own_tools import wanted
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime_aside import MakeSession
 from gateway.protocols.twilio_outlet import TwilioOutlet
+from gateway.resume import Taken
 from gateway.session import Session
 from gateway.settings import Profile
 
@@ -34,11 +36,17 @@ KEYS_PAUSE = 1.5
 MOST_KEYS = 64
 LONGEST_VALUE = 2000
 """Characters of a custom parameter."""
+KEY = "twilio"
+"""The name of the key with which sessions of the phone are begun: nobody else may go on with one."""
 OURS = ("greeting", "language", "instructions", "voice")
 """Custom parameters that set the session up; the model is told the others."""
 
 Admit = Callable[[dict[str, str]], Awaitable[bool]]
 """Whether a call with these custom parameters may come in; it takes what is secret out of them."""
+
+Recall = Callable[[str], Awaitable[tuple[str, Taken, str] | None]]
+"""Called with Twilio's name for the call: its session, what that was doing, and what was saved as ``Profile.client``,
+when its stream had broken."""
 
 HandedOver = Callable[[str, str], Awaitable[None]]
 """Called with Twilio's name for the call and the number that it is handed over to, before the line is given back."""
@@ -52,13 +60,16 @@ class TwilioConnection(Connection):
         self._profile = profile
         self._outlet: TwilioOutlet
         self._session: Session
-        self._call: str
+        self.returns = True
+        self.call = ""
+        """Twilio's name for the call."""
+        self._about: dict[str, str] = {}
         self._handed_over: HandedOver
         self._keys = ""
         self._numbers = 0
         self._pause: asyncio.TimerHandle | None = None
 
-    async def run(self, make_session: MakeSession, admit: Admit, handed_over: HandedOver) -> None:
+    async def run(self, make_session: MakeSession, admit: Admit, recall: Recall, handed_over: HandedOver) -> None:
         """Serve the call to its end; ``handed_over`` is told of one that the model hands over."""
         try:
             async with asyncio.timeout(START_LIMIT):
@@ -73,15 +84,27 @@ class TwilioConnection(Connection):
             log.warning("%s: a call without a valid ticket was refused", self.session_id)
             await self.close(1008, "not admitted")
             return
-        profile = self._set_up(parameters)
+        self.call, self._handed_over = str(start.get("callSid", ""))[:64], handed_over
+        taken = None
+        if (known := await recall(self.call)) is not None:
+            self.session_id, taken, saved = known
+            profile = replace(self._profile, **json.loads(saved), greeting="", client=saved)
+            profile.own_tools = tuple(profile.own_tools)
+            self._numbers = sum(said.item.startswith(f"item_{self.session_id}_k") for said in taken.found.messages)
+        else:
+            profile, self._about = self._set_up(parameters), parameters
+            kept = {name: getattr(profile, name) for name in (*OURS, "own_tools") if name != "greeting"}
+            profile.client = json.dumps(kept)
+        profile.key = KEY
         self._outlet = TwilioOutlet(self.session_id, str(start["streamSid"]), self.queue)
-        self._session = make_session(self._outlet, profile, PCMU.rate)
+        self._session = make_session(self._outlet, profile, PCMU.rate, taken=taken)
         self._outlet.heard_of, self._outlet.cut_at = self._session.played, self._session.truncate
-        if parameters:
-            told = ", ".join(f"{name}: {value}" for name, value in parameters.items())
-            self._session.say(Said(f"item_{self.session_id}_call", "system", f"About this call: {told}"))
-        self._call, self._handed_over = str(start.get("callSid", ""))[:64], handed_over
         await self.serve(self._session)
+
+    def begun(self) -> None:
+        if self._about:
+            told = ", ".join(f"{name}: {value}" for name, value in self._about.items())
+            self._session.say(Said(f"item_{self.session_id}_call", "system", f"About this call: {told}"))
 
     async def take(self, raw: str | bytes) -> None:
         try:
@@ -104,7 +127,7 @@ class TwilioConnection(Connection):
 
     async def ending(self) -> None:
         if self._session.own_tools.goodbye:
-            await self._handed_over(self._call, self._session.own_tools.goodbye)
+            await self._handed_over(self.call, self._session.own_tools.goodbye)
 
     async def closing(self) -> None:
         if self._pause is not None:

@@ -8,9 +8,10 @@ nothing, as they come back without having been played.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from bus.events import Said
 from gateway import tones
 from gateway.codecs import PCMU
 from gateway.playback import Frame
@@ -26,6 +27,7 @@ class TwilioOutlet:
     rate = PCMU.rate
     abilities = frozenset(("end_call", "transfer", "send_dtmf"))
     drops = True
+    remembers = False
     cancels_echo = True
 
     def __init__(self, session: str, stream: str, send: Send) -> None:
@@ -107,6 +109,13 @@ class TwilioOutlet:
         self._media(tones.keys(keys, self.rate))
 
     def counted(self, turn: int, prompt_tokens: int, tokens: int, finish: str) -> None: ...
+
+    def recalled(self, messages: Sequence[Said]) -> None: ...
+
+    def continued(self, turn: int, text: str, start_ms: float) -> None:
+        self._heard = self._marked = round(start_ms * self.rate / 1000)
+
+    def lost(self, said: Said, at_ms: int, lost_ms: int) -> None: ...
 
     def refused(self, code: str, message: str, tag: str) -> None: ...
 

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, SecretStr
 
+from bus.address import EXPECTED
 from bus.settings import BusSettings, load, masked
 
 
@@ -96,7 +97,7 @@ def test_a_wrong_address_is_refused_without_its_password(monkeypatch, capsys, ur
     with pytest.raises(SystemExit):
         load(BusSettings)
     said = capsys.readouterr().err
-    assert said.endswith("expected redis://[user:password@]host[:port][/db], rediss:// likewise, or unix://path\n")
+    assert said.endswith(f"{EXPECTED}\n")
     assert "@" not in url or "ter2" not in said
 
 

@@ -12,10 +12,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.end_to_end]
 RATE = 16_000
 
 
-def conversation(folder):
-    """A WAV for the fake microphone: a question, six seconds to be answered in, another question over the answer."""
+def conversation(folder, *spoken):
+    """A WAV for the fake microphone: what is ``spoken`` as (name, seconds of silence after it), two seconds before it.
+
+    By default a question, six seconds to be answered in, another question over the answer.
+    """
     parts = [np.zeros(2 * RATE, np.int16)]
-    for name, silence in (("story", 6), ("time", 40)):
+    for name, silence in spoken or (("story", 6), ("time", 40)):
         pcm, rate = soundfile.read(speech(name), dtype="int16")
         assert rate == RATE
         parts += [pcm, np.zeros(silence * RATE, np.int16)]

@@ -84,3 +84,17 @@ def test_an_utterance_that_only_the_client_ends_keeps_no_request_waiting():
     talk(SpeechStarted, 0)
     talk(ResponseAsked, "", "result")
     assert talk(TextComplete, 1) == [CloseTurn(1, "done"), OpenTurn(2, 0, "", "result")]
+
+
+def test_a_request_that_waits_can_be_cancelled():
+    """Nothing is live, yet others are refused: who cancels it is told that it began and ended, and others may ask."""
+    talk = Talk().speaking()
+    talk(ResponseAsked, "", "result", True, True)
+    talk(SpeechStarted, 0)
+    assert talk(CancelAsked, 0, "client_cancelled") == [CancelTurn(1, "client_cancelled", 0)]
+    assert [type(action) for action in talk(ResponseAsked, "", "again")] == [Refuse]
+    assert talk(CancelAsked, 0, "client_cancelled") == [
+        OpenTurn(2, 0, "", "result"),
+        CancelTurn(2, "client_cancelled", 0),
+    ]
+    assert talk(ResponseAsked, "", "again") == [OpenTurn(3, 0, "", "again")]

@@ -134,7 +134,7 @@ async def test_a_call_that_comes_twice_is_made_once():
         await call.get("response.created")
         (session,) = stack.sessions.values()
         for _ in range(2):
-            session._hear(ToolCall(1, 1, 0, f"call_{session.id.replace('-', '_')}_1_0", "weather", "{}"))
+            session.inlet.hear(ToolCall(1, 1, 0, f"call_{session.id.replace('-', '_')}_1_0", "weather", "{}"))
         await call.get("response.done")
         assert len(call.all("response.function_call_arguments.done")) == 1
         await stack.bus.outbox.drain()

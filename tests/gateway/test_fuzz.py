@@ -128,12 +128,16 @@ async def one_call(stack, seed):
         await call.send("response.cancel")
         await call.send("session.update", session={"audio": {"input": sane}, "tools": [], "tool_choice": "auto"})
         await call.send("response.create", response={"metadata": {"last": "1"}, "output_modalities": ["text"]})
-        async with asyncio.timeout(120):
-            while not [e for e in call.all("response.done") if e["response"].get("metadata") == {"last": "1"}]:
-                await asyncio.sleep(0.5)
-                if call.all("error")[-1]["error"]["code"] == "conversation_already_has_active_response":
-                    await call.send("response.cancel")
-                    await call.send("response.create", response={"metadata": {"last": "1"}})
+        try:
+            async with asyncio.timeout(60):
+                while not [e for e in call.all("response.done") if e["response"].get("metadata") == {"last": "1"}]:
+                    await asyncio.sleep(0.5)
+                    if call.all("error")[-1]["error"]["code"] == "conversation_already_has_active_response":
+                        await call.send("response.cancel")
+                        await call.send("response.create", response={"metadata": {"last": "1"}})
+        except TimeoutError:
+            told = [event["error"]["code"] for event in call.all("error")[-6:]]
+            raise AssertionError(f"seed {seed} is not served at the end: {told}, {call.kinds()[-12:]}") from None
         codes = {event["error"]["code"] for event in call.all("error")}
         assert "internal_error" not in codes and call._wrong is None
         return codes

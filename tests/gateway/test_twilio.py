@@ -245,3 +245,47 @@ async def test_with_keys_and_no_token_nobody_gets_a_call_connected():
             await socket.send('{"event":"start","streamSid":"MZ1","start":{}}')
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
+
+
+async def test_a_stream_that_broke_is_gone_on_with_by_its_call(stack):
+    """Twilio asks what to do now, is told to connect again, and the reply goes on; the model is told of the loss."""
+    stack.llm.answer = LONG
+    async with line(url(stack), CallerName="Ann") as call:
+        await call.say()
+        await call.until(lambda: len(call.playout.played) >= 6 * WORD)
+        session = next(iter(stack.sessions))
+        call._socket.transport.abort()
+        played = len(call.playout.played)
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(f"{stack.http}/twilio/after", data={"CallSid": "CA1"})
+    assert "<Stream" in answer.text and "/twilio" in answer.text
+    await asyncio.sleep(0.3)
+    async with line(url(stack)) as call:
+        await call.say(0.0, 0.3)
+        assert list(stack.sessions) == [session]
+        rest = len(LONG.split()) * WORD - played
+        await call.until(lambda: len(call.playout.played) >= rest - 2 * WORD, 30)
+        async with asyncio.timeout(10):
+            while stack.sessions[session].state.live is not None:
+                await asyncio.sleep(0.02)
+        assert len(call.playout.played) <= rest + 4 * WORD
+        await call.send("stop", stop={})
+    async with asyncio.timeout(5):
+        while stack.sessions:
+            await asyncio.sleep(0.01)
+    said = await read(stack.bus, session)
+    assert [m.role for m in said] == ["system", "user", "system", "assistant"]
+    assert "Ann" in said[0].text and "was not heard" in said[2].text and said[3].text == LONG.strip()
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(f"{stack.http}/twilio/after", data={"CallSid": "CA1"})
+    assert "<Hangup/>" in answer.text
+
+
+async def test_another_client_does_not_get_a_phone_call(stack):
+    """A call's session is the phone's: the Realtime door has no such session."""
+    async with line(url(stack)) as call:
+        await call.say(0.0, 0.2)
+        session = next(iter(stack.sessions))
+        async with connect(f"{stack.ws}&session_id={session}") as socket:
+            assert "session_not_found" in await socket.recv()
+        assert stack.sessions[session].pen.fence == 1

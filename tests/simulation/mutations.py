@@ -41,7 +41,7 @@ MUTATIONS = (
         "no-guard-at-the-gateway",
         (
             Edit(
-                "gateway.session",
+                "gateway.inlet",
                 "if live is None or live.number != event.turn:\n            return\n        if live.began is None:",
                 "if live is None:\n            return\n        if live.began is None:",
             ),
@@ -68,7 +68,7 @@ MUTATIONS = (
         (
             Edit(
                 "bus.scripts",
-                "tonumber(ARGV[2]) < tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 'FENCED'",
+                "tonumber(ARGV[2]) < fence then return 'FENCED'",
                 "false then return 'FENCED'",
             ),
         ),
@@ -137,7 +137,7 @@ MUTATIONS = (
         (
             Edit(
                 "gateway.stagehand",
-                "            await raise_watermark(self._session.bus, self._session.id, turn, action.reason)\n",
+                "            await self._session.pen.cancel(turn, action.reason)\n",
                 "",
             ),
         ),
@@ -148,8 +148,8 @@ MUTATIONS = (
         (
             Edit(
                 "gateway.stagehand",
-                "raise_watermark(self._session.bus, self._session.id, turn, action.reason)",
-                "raise_watermark(self._session.bus, self._session.id, turn + 1, action.reason)",
+                "pen.cancel(turn, action.reason)",
+                "pen.cancel(turn + 1, action.reason)",
             ),
         ),
     ),

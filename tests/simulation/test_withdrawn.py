@@ -14,7 +14,8 @@ async def test_an_unclaimed_offer_is_withdrawn_and_counts_as_never_started():
     answers = []
     turn = CancellableTurn("s0-0000beef", 1, lambda number, ack: answers.append((number, ack.stage, ack.outcome)))
     turn.offering("llm")
-    turn.offered("llm", await work["llm"].offer(TurnOffer("s0-0000beef", 1, "0-0")))
+    offer = TurnOffer("s0-0000beef", 1, "0-0")
+    turn.offered("llm", await work["llm"].offer(offer), offer)
     turn.cancel()
     assert turn.missing == ["playback", "llm"]
     await turn.withdraw(work)

@@ -217,7 +217,7 @@ def honcho(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import asyncio, sys
-        from bus.settings import start_logging
+        from bus.logs import start_logging
         from workers.supervisor import Supervisor, supervise
         start_logging("INFO")
         child = "import os, time; print('worker', os.getpid(), flush=True); time.sleep(60)"

@@ -23,8 +23,9 @@ from rq import Queue, Worker
 from bus.backoff import Backoff
 from bus.child import tie_forks
 from bus.embedded import Problem
+from bus.logs import start_logging
 from bus.server import answers
-from bus.settings import CONFIGURATION_ERROR, load, masked, start_logging
+from bus.settings import CONFIGURATION_ERROR, load, masked
 from workers.jobs.queue import QUEUE, JobSettings
 from workers.jobs.recording import RecordingSettings
 from workers.jobs.retention import sweep
@@ -89,7 +90,7 @@ def main() -> int:
     settings = load(JobSettings)
     for kind in (SweepSettings, WebhookSettings, SecondPassSettings):
         load(kind)
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         wait_for(settings.queue_url)

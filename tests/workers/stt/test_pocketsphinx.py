@@ -212,8 +212,8 @@ async def test_the_mean_does_not_depend_on_digital_silence(engine, spoken):
     """Silence around speech changes the mean of the segment by no more than rounding and frame edges."""
     decoder = await engine.run(engine._take)
     pcm = spoken(PHRASES["brooklyn"])
-    plain = await engine.run(mean_of, decoder, pcm, PRIOR)
-    padded = await engine.run(mean_of, decoder, bytes(64_000) + pcm, PRIOR)
+    plain = await engine.run(mean_of, decoder, pcm, PRIOR, 50)
+    padded = await engine.run(mean_of, decoder, bytes(64_000) + pcm, PRIOR, 50)
     await engine.give_back(decoder)
     assert plain == pytest.approx(padded, abs=0.2)
     assert plain[0] != pytest.approx(PRIOR[0], abs=0.5)

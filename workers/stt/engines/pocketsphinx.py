@@ -9,7 +9,7 @@ Three things are done to the audio, each because more words are right with it:
 * Digital silence is put before and behind each segment, or the words at its edges are lost.
 * PocketSphinx subtracts a fixed cepstral mean from the first seconds of an utterance, and its built-in one fits few
   microphones. So a segment is held back until it is ``HELD`` long; then its own mean is taken and decoding starts.
-* The mean of one segment is what the session's next one is presumed to have.
+* The mean of one segment is what the session's next one is presumed to have; that needs less audio of its own.
 
 PocketSphinx invents words in noise: feed it what a voice activity detector took for speech, with a little before it.
 """
@@ -39,14 +39,17 @@ SILENCE = bytes(2 * RATE // 10)
 """100 ms of zeros, put before and behind a segment."""
 HELD = 600 * RATE // 1000
 """Samples of a segment after which its mean is taken and decoding starts; the first partial text is as late."""
-HELD_KNOWN = 450 * RATE // 1000
+HELD_KNOWN = 300 * RATE // 1000
 """The same where a segment before has told the mean: no more words are wrong (real speech, 179 words), and a short
-"stop" is known 100 ms earlier."""
+"stop" is known 300 ms earlier."""
 
 PRIOR = (55.0, 3.0, -1.0, *[0.0] * 10)
 """The cepstral mean assumed of a caller nothing is known of."""
 PRIOR_FRAMES = 50
-"""How many 10 ms frames of evidence a mean known before counts for."""
+KNOWN_FRAMES = 100
+"""How many 10 ms frames of evidence the prior counts for, and a mean that a segment before has told."""
+MEAN_S = 5
+"""Seconds of a segment, its first ones, that its mean is taken of."""
 WINDOW_FRAMES = 500
 """How many frames of evidence PocketSphinx itself gives the mean it is set to (its CMN_WIN)."""
 FRAME = RATE // 100
@@ -178,43 +181,48 @@ class Segment:
 
     def __init__(self, decoder: Decoder, mean: Sequence[float]) -> None:
         self.mean = mean
-        """The segment's cepstral mean; what it was presumed to be, until decoding starts."""
+        """The cepstral mean: what it was presumed to be, and when the segment is finished the better for it."""
         self._decoder = decoder
-        self._enough = 2 * (HELD if mean is PRIOR else HELD_KNOWN)
-        self._held = bytearray()
-        """The audio before decoding starts."""
+        known = mean is not PRIOR
+        self._enough = 2 * (HELD_KNOWN if known else HELD)
+        self._weight = KNOWN_FRAMES if known else PRIOR_FRAMES
+        self._heard = bytearray()
+        """The segment's first MEAN_S."""
         self._decoding = False
 
     def hear(self, pcm: bytes) -> str:
         """Take audio; the words so far."""
+        if not self._decoding or len(self._heard) < 2 * MEAN_S * RATE:
+            self._heard += pcm
         if self._decoding:
             self._decode(pcm)
-        else:
-            self._held += pcm
-            if len(self._held) >= self._enough:
-                self._start()
+        elif len(self._heard) >= self._enough:
+            self._start()
         return self._words() if self._decoding else ""
 
     def finish(self, pcm: bytes) -> str:
         """Take the last audio; all words."""
         self.hear(pcm)
         if not self._decoding:
-            if not self._held:
+            if not self._heard:
                 return ""
             self._start()
         self._decode(SILENCE)
         self._decoder.end_utt()
-        return self._words()
+        words = self._words()
+        self.mean = self._mean()
+        return words
 
     def _start(self) -> None:
         """Start decoding, from the segment's beginning and with its own mean."""
         stop(self._decoder)
-        self.mean = mean_of(self._decoder, bytes(self._held), self.mean)
-        self._decoder.set_cmn(listed(self.mean))
+        self._decoder.set_cmn(listed(self._mean()))
         self._decoder.start_utt()
         self._decoding = True
-        self._decode(SILENCE + bytes(self._held))
-        self._held.clear()
+        self._decode(SILENCE + bytes(self._heard))
+
+    def _mean(self) -> list[float]:
+        return mean_of(self._decoder, bytes(self._heard), self.mean, self._weight)
 
     def _decode(self, pcm: bytes) -> None:
         for at in range(0, len(pcm), 2 * SLICE):
@@ -225,8 +233,8 @@ class Segment:
         return cleaned(hypothesis.hypstr) if hypothesis is not None else ""
 
 
-def mean_of(decoder: Decoder, pcm: bytes, prior: Sequence[float]) -> list[float]:
-    """The cepstral mean of audio, blended with ``prior``; the decoder must be between utterances.
+def mean_of(decoder: Decoder, pcm: bytes, prior: Sequence[float], weight: int) -> list[float]:
+    """The cepstral mean of audio and of ``weight`` frames of ``prior``; the decoder must be between utterances.
 
     The decoder's account of background noise starts afresh with this audio, so nothing of another caller is in it.
     PocketSphinx tells the mean of the audio and WINDOW_FRAMES of what it was set to; the latter is taken out again.
@@ -245,7 +253,7 @@ def mean_of(decoder: Decoder, pcm: bytes, prior: Sequence[float]) -> list[float]
     blend = [float(value) for value in decoder.get_cmn(update=True).split(",")]
     decoder.end_utt()
     sums = [b * (WINDOW_FRAMES + count) - p * WINDOW_FRAMES for b, p in zip(blend, prior, strict=True)]
-    return [(s + p * PRIOR_FRAMES) / (count + PRIOR_FRAMES) for s, p in zip(sums, prior, strict=True)]
+    return [(s + p * weight) / (count + weight) for s, p in zip(sums, prior, strict=True)]
 
 
 def stop(decoder: Decoder) -> None:

@@ -1,0 +1,351 @@
+"""Clients that come back to their session, at the same gateway and at another: what they find, and what they cannot."""
+
+import asyncio
+import base64
+import contextlib
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import connect
+
+from bus.events import Final, Input, MicAudio, TurnRecord
+from bus.history import read
+from bus.keys import live_key, session_key
+from gateway.client import Call, HungUp
+from gateway.protocols.connection import TAKEN_OVER
+from gateway.reconnect import NOT_FOUND
+from gateway.rerun import rerun
+from tests.bus.fake_server import fake_connector
+from tests.engines import ScriptedLlm, ScriptedStt
+from tests.gateway.realtime_client import RATE, Client, client, voice
+from tests.stack import running_stack
+
+LONG = "One two three four five. " * 12
+
+
+@contextlib.asynccontextmanager
+async def two_gateways(*, stt=None, llm=None, **settings):
+    """Two gateways at one server; the workers are the first one's."""
+    make_client = fake_connector()
+    async with (
+        running_stack(make_client=make_client, stt=stt, llm=llm, **settings) as first,
+        running_stack(make_client=make_client, stt=False, llm=False, tts=False, **settings) as second,
+    ):
+        yield first, second
+
+
+@pytest_asyncio.fixture
+async def pair():
+    async with two_gateways(llm=ScriptedLlm(LONG)) as both:
+        yield both
+
+
+def freeze(gateway):
+    """The gateway does nothing more for its sessions, and does not know it: as one that was stopped, or is cut off."""
+    for session in gateway.sessions.values():
+        for task in session._tasks:
+            task.cancel()
+        session.stagehand.close()
+        session._journal._write = lambda entry: None
+
+
+def extended(url):
+    return f"{url}&extensions=bargein"
+
+
+async def session_of(call):
+    return (await call.get("session.created"))["session"]["id"].removeprefix("sess_")
+
+
+async def spoken(call):
+    """The caller asks something; returns once the answer is being heard."""
+    await call.audio(voice(0.6) + bytes(RATE * 2), pace=0.0)
+    await call.get("response.output_audio.delta", 3)
+
+
+def samples(call, response):
+    """Audio of a response that came."""
+    deltas = [event["delta"] for event in call.all("response.output_audio.delta") if event["response_id"] == response]
+    return sum(len(base64.b64decode(delta)) // 2 for delta in deltas)
+
+
+def text(call, response):
+    deltas = call.all("response.output_audio_transcript.delta")
+    return "".join(event["delta"] for event in deltas if event["response_id"] == response)
+
+
+async def test_a_stock_client_finds_its_conversation_and_the_turn_goes_on_elsewhere(pair):
+    """The first gateway is frozen in mid-reply: the second says the rest, under the same names, from a word on."""
+    first, second = pair
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        await spoken(call)
+        response = call.all("response.created")[0]["response"]["id"]
+        await asyncio.sleep(1.0)
+        freeze(first)
+        async with client(f"{second.ws}&session_id={session}") as again:
+            assert (await again.get("session.created"))["session"]["id"] == f"sess_{session}"
+            item = (await again.get("conversation.item.added"))["item"]
+            assert item["role"] == "user" and item["content"][0]["transcript"] == "hello there"
+            assert (await again.get("response.created"))["response"]["id"] == response
+            done = (await again.get("response.done", limit=30))["response"]
+            assert done["status"] == "completed"
+            assert text(again, response) == LONG.strip()
+            words = len(LONG.split())
+            rest = samples(again, response) / RATE / 0.2
+            assert 0 < rest < words - 3, "what was heard is not said again"
+        said = await read(second.bus, session)
+        assert [(m.role, m.text) for m in said if m.role != "system"] == [
+            ("user", "hello there"),
+            ("assistant", LONG.strip()),
+        ]
+
+
+async def test_the_one_before_is_closed_with_a_reason_and_says_nothing_more(pair):
+    """A connection that is still served is taken over too: the newer one wins, also at the same gateway."""
+    first, second = pair
+    for url in (second.ws, first.ws):
+        async with client(first.ws) as call:
+            session = await session_of(call)
+            await spoken(call)
+            async with client(f"{url}&session_id={session}") as again:
+                await again.get("response.output_audio.delta")
+                assert (await call.get("error"))["error"]["code"] == "session_taken_over"
+                await call.socket.wait_closed()
+                assert call.socket.close_code == TAKEN_OVER
+                sent = len(call.all("response.output_audio.delta"))
+                await again.get("response.output_audio.delta", 5)
+                assert len(call.all("response.output_audio.delta")) == sent
+                assert session in (second if url is second.ws else first).sessions
+            async with asyncio.timeout(5):
+                while session in first.sessions or session in second.sessions:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_caller_that_hangs_up_after_a_return_has_ended_the_session(pair):
+    first, second = pair
+    async with client(extended(first.ws)) as call:
+        session = await session_of(call)
+        await call.audio(bytes(4800))
+        async with asyncio.timeout(5):
+            while not await first.bus.commands.xlen(session_key(session, "mic")):
+                await asyncio.sleep(0.01)
+        call.socket.transport.abort()
+        async with client(f"{extended(second.ws)}&session_id={session}") as again:
+            await again.get("session.created")
+    async with asyncio.timeout(5):
+        while await first.bus.commands.sismember(live_key(0), session):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_session_rests_while_its_client_is_away(pair):
+    """The connection breaks, the gateway lives: nothing of the turn is lost; a stock client's session is ended."""
+    first, second = pair
+    async with client(extended(first.ws)) as call:
+        session = await session_of(call)
+        await spoken(call)
+        call.socket.transport.abort()
+    async with asyncio.timeout(5):
+        while session in first.sessions:
+            await asyncio.sleep(0.01)
+    assert await first.bus.commands.sismember(live_key(0), session)
+    assert not await first.bus.commands.exists(session_key(session, "lease:gateway"))
+    async with client(f"{extended(second.ws)}&session_id={session}") as again:
+        told = await again.get("bargein.session")
+        assert told["resumed"] and 1500 < told["audio_end_ms"] <= 1600
+        assert (await again.get("response.done", limit=30))["response"]["status"] == "completed"
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        call.socket.transport.abort()
+    async with asyncio.timeout(5):
+        while await first.bus.commands.sismember(live_key(0), session):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_session_that_nobody_comes_back_to_is_ended():
+    async with running_stack(resume_s=1.0) as stack:
+        async with client(extended(stack.ws)) as call:
+            session = await session_of(call)
+            call.socket.transport.abort()
+        async with asyncio.timeout(10):
+            while await stack.bus.commands.sismember(live_key(0), session):
+                await asyncio.sleep(0.05)
+        async with client(f"{extended(stack.ws)}&session_id={session}") as call:
+            assert (await call.get("error"))["error"]["code"] == "session_not_found"
+            await call.socket.wait_closed()
+            assert call.socket.close_code == NOT_FOUND
+
+
+async def test_what_is_no_session_is_refused_with_a_reason(pair):
+    first, _ = pair
+    for wrong in ("s0-ffffffffffff", "s7-0123456789ab", "nonsense", "s0-0123456789ab.1"):
+        async with client(f"{first.ws}&session_id={wrong}") as call:
+            error = (await call.get("error"))["error"]
+            assert error["code"] == "session_not_found" and wrong in error["message"]
+
+
+async def test_only_the_key_that_began_a_session_may_go_on_with_it():
+    """Another key is told the same as for a session that is not there, and the session is left alone."""
+    async with running_stack(api_keys="ann:key-of-ann,bob:key-of-bob") as stack:
+
+        def headers(key, **more):
+            return {"Authorization": f"Bearer {key}", **more}
+
+        async with connect(extended(stack.ws), additional_headers=headers("key-of-ann")) as socket:
+            call = Client(socket)
+            session = await session_of(call)
+            header = {"X-Bargein-Session": f"sess_{session}"}
+            async with connect(extended(stack.ws), additional_headers=headers("key-of-bob", **header)) as other:
+                thief = Client(other)
+                assert (await thief.get("error"))["error"]["code"] == "session_not_found"
+            assert stack.sessions[session].pen.fence == 1
+            async with connect(extended(stack.ws), additional_headers=headers("key-of-ann", **header)) as other:
+                again = Client(other)
+                assert (await again.get("bargein.session"))["resumed"]
+                await call.get("error")
+
+
+async def mic(bus, session):
+    """The mic stream's audio, which has no gap."""
+    found = [entry.event for entry in await bus.replay(session_key(session, "mic"))]
+    audio = [event for event in found if isinstance(event, MicAudio)]
+    end = 0
+    for event in audio:
+        assert event.offset == end
+        end += len(event.pcm) // 2
+    return np.frombuffer(b"".join(event.pcm for event in audio), "<i2")
+
+
+async def test_audio_that_is_sent_once_more_stands_once(pair):
+    """A client sends again from before what is there, and goes on: the stream is what was said, the words come once."""
+    first, second = pair
+    said = bytes(RATE) + voice(1.0) + bytes(RATE * 3)
+    cut, back = 960 * 45, 960 * 30
+    async with client(extended(first.ws)) as call:
+        session = await session_of(call)
+        await call.audio(said[:cut], pace=0.002)
+        async with asyncio.timeout(5):
+            while len(await mic(first.bus, session)) < cut // 3 - 800:
+                await asyncio.sleep(0.01)
+        freeze(first)
+        async with client(f"{extended(second.ws)}&session_id={session}") as again:
+            told = await again.get("bargein.session")
+            assert back // 48 < told["audio_end_ms"] <= cut // 48
+            await again.send("bargein.input.resumed", audio_start_ms=back / 48)
+            await again.audio(said[back:], pace=0.002)
+            await again.get("response.done", limit=40)
+            assert not again.all("bargein.input.lost") and not again.all("error")
+        stream = await mic(second.bus, session)
+        whole = np.frombuffer(said, "<i2")
+        loud = np.flatnonzero(np.abs(stream.astype(int)) > 2000)
+        wanted = np.flatnonzero(np.abs(whole.astype(int)) > 2000)
+        assert abs(loud[0] * 1.5 - wanted[0]) < 30 and abs(loud[-1] * 1.5 - wanted[-1]) < 30
+        users = [message.text for message in await read(second.bus, session) if message.role == "user"]
+        assert users == ["hello there"]
+        finals = [e.event for e in await second.bus.replay(session_key(session, "transcript"))]
+        finals = [(event.utterance, event.revision) for event in finals if isinstance(event, Final)]
+        assert len(finals) == len(set(finals))
+
+
+async def test_what_could_not_be_sent_again_is_silence_and_told(pair):
+    """The client's own memory did not reach back: the gap keeps its length, the model and the client know of it."""
+    first, second = pair
+    async with client(extended(first.ws)) as call:
+        session = await session_of(call)
+        await call.audio(bytes(RATE * 2), pace=0.001)
+        async with asyncio.timeout(5):
+            while len(await mic(first.bus, session)) < 15_000:
+                await asyncio.sleep(0.01)
+        freeze(first)
+        async with client(f"{extended(second.ws)}&session_id={session}") as again:
+            there = (await again.get("bargein.session"))["audio_end_ms"]
+            await again.send("bargein.input.resumed", audio_start_ms=there + 2500)
+            await again.audio(bytes(48_000), pace=0.001)
+            lost = await again.get("bargein.input.lost")
+            assert lost["lost_ms"] == 2500
+            await again.send("bargein.input.resumed", audio_start_ms=0)  # too late to mean anything
+            await again.send("bargein.input.resumed", audio_start_ms="soon")
+            assert (await again.get("error"))["error"]["param"] == "audio_start_ms"
+            async with asyncio.timeout(5):
+                while len(await mic(second.bus, session)) < (there + 3000) * 16 - 2000:
+                    await asyncio.sleep(0.01)
+        said = await read(second.bus, session)
+        assert [(m.role, "2.5 s" in m.text) for m in said] == [("system", True)]
+
+
+async def test_a_stock_client_is_told_what_was_lost(pair):
+    """It sends nothing again: the time without audio is what was lost, and an item of the conversation says so."""
+    first, second = pair
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        await call.audio(bytes(RATE), pace=0.001)
+        async with asyncio.timeout(5):
+            while not len(await mic(first.bus, session)):
+                await asyncio.sleep(0.01)
+        freeze(first)
+        await asyncio.sleep(0.6)
+        async with client(f"{second.ws}&session_id={session}") as again:
+            await again.audio(bytes(4800))
+            item = (await again.get("conversation.item.added"))["item"]
+            assert item["role"] == "system" and "was not heard" in item["content"][0]["text"]
+            assert second.sessions[session].resumption.lost_ms >= 500
+
+
+async def test_a_session_that_was_gone_on_with_can_be_replayed(pair):
+    """Its journal runs through both gateways, decision for decision; every turn has one record."""
+    first, second = pair
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        await spoken(call)
+        freeze(first)
+        async with client(f"{second.ws}&session_id={session}") as again:
+            await again.get("response.output_audio.delta", 5)
+            await again.audio(voice(1.5) + bytes(RATE * 2), pace=0.018)
+            assert (await again.get("response.done"))["response"]["status"] == "cancelled"
+            await again.get("response.output_audio.delta", 30)
+    async with asyncio.timeout(5):
+        while await second.bus.commands.sismember(live_key(0), session):
+            await asyncio.sleep(0.01)
+    journal = [entry.event for entry in await second.bus.replay(session_key(session, "inputs"))]
+    assert [entry.name for entry in journal].count("Resumed") == 1
+    done = rerun([entry for entry in journal if isinstance(entry, Input)])
+    assert done.difference is None and done.turns == [1, 2]
+    records = [entry.event for entry in await second.bus.replay(session_key(session, "records"))]
+    assert sorted(event.turn for event in records if isinstance(event, TurnRecord)) == [1, 2]
+
+
+async def test_the_client_here_comes_back_by_itself():
+    """Its connection breaks in mid-reply and while it speaks: it hears every sample of the reply once, from a word on
+    where it broke, and each of its utterances is understood once."""
+    async with running_stack(llm=ScriptedLlm(LONG), stt=ScriptedStt(["one", "two"])) as stack:
+        told = []
+        question = np.frombuffer(voice(0.6), "<i2")
+        async with Call(extended(stack.ws), listener=lambda at, event: told.append(event["type"])) as call:
+            await call.say(question)
+            reply = await call.reply_started()
+            await call.clock.sleep_until(call.clock.now() + 1500)
+            call._socket.transport.abort()
+            await call.wait_for("bargein.output.resumed", 20)
+            assert (await call.reply(60)) is reply and reply.status == "completed"
+            assert reply.transcript == LONG.strip()
+            words = len(LONG.split()) * 200
+            assert words - 100 <= reply.heard_ms <= words + 300 and reply.stale_samples == 0
+            again = call.play(question)
+            await call.clock.sleep_until(call.clock.now() + 300)
+            call._socket.transport.abort()
+            await again.ended.wait()
+            assert (await call.reply(60)).status == "completed"
+            session = call.session_id
+        assert told.count("client.lost") == told.count("client.returned") == 2
+        assert not told.count("bargein.input.lost") and not told.count("error")
+        said = await read(stack.bus, session)
+        assert [m.text for m in said if m.role == "user"] == ["one", "two"]
+
+
+async def test_the_client_here_says_when_its_session_is_gone():
+    async with running_stack(resume_s=1.0) as stack, Call(extended(stack.ws)) as call:
+        await stack.bus.commands.srem(live_key(0), call.session_id)
+        call._socket.transport.abort()
+        with pytest.raises(HungUp, match="session_not_found"):
+            await call.wait_for("never", 20)
