@@ -1,17 +1,19 @@
 """How many calls one machine listens to at once with a streaming NeMo model: ``python -m benchmarks.stt_capacity``.
 
 Plays streams in real time, each beginning at a moment of its own and ending in mid-chunk, and takes all whose chunk is
-due in one step; doubles their number, then narrows it down, until the p95 of a step takes longer than a chunk lasts, or
-a chunk waits longer than that for its text. For each attention context, and beside it NeMo's own
+due in one step; looks for the most streams with which the p95 of a step does not take longer than a chunk lasts, and no
+chunk waits longer than that for its text (p95). For each attention context, and beside it NeMo's own
 CacheAwareRNNTPipeline with the same model and audio in the same run:
 
-    streams    how many fitted
-    step       a step's time with so many (ms)
+    streams    how many fitted; a + where more were not tried
+    step, wait, final
+               with so many, in ms: a step; from a complete chunk to its text; from the audio's end to the last text
+    few        with so few streams:
+    partial    from a stream's beginning to its first text
+    final      as above
     encoder, decoder
-               its parts, measured apart with all streams in one step
-    partial    from a stream's beginning to its first text (ms)
-    final      from the end of a stream's audio to its final text (ms)
-    memory     what is kept of a stream between steps (MB)
+               a step's parts, measured apart with a chunk of each of the few
+    MB/stream  what is kept of a stream between steps
 
 The model is the architecture of nemotron-speech-streaming-en-0.6b with random weights whose blank is biased until it
 writes 3 to 4 tokens a second; ``--tiny`` takes the tests' 20-word model, for a machine without a GPU. Needs
@@ -21,15 +23,18 @@ writes 3 to 4 tokens a second; ``--tiny`` takes the tests' 20-word model, for a 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -109,22 +114,60 @@ def play(contender: Contender, streams: int, seconds: float) -> Played:
     return played
 
 
-def most(contender: Contender, seconds: float, limit: int) -> Played:
-    """The largest run that fits, ``limit`` streams at most: doubled, then narrowed down to an eighth."""
+def burst(contender: Contender, streams: int, repeats: int = 3) -> float:
+    """Seconds of a step with a whole chunk of each stream; the median of a few, but for the first two."""
+    contender.begin(streams)
+    took = []
+    audio = noise((repeats + 2) * contender.chunk / RATE)
+    for repeat in range(repeats + 2):
+        samples = audio[repeat * contender.chunk : (repeat + 1) * contender.chunk]
+        pieces = [Piece(stream, samples, repeat == 0, False) for stream in range(streams)]
+        began = time.perf_counter()
+        contender.step(pieces)
+        wait_for_gpu()
+        took.append(time.perf_counter() - began)
+    return percentile(took[2:], 50)
+
+
+def guess(contender: Contender, few: int, limit: int) -> int:
+    """How many streams might fit.
+
+    A step takes a time, and more for each chunk that is due in it; due are those that came during the step before. A
+    chunk waits for the rest of that step and its own: about twice, which must not be longer than a chunk.
+    """
+    many = min(4 * few, limit)
+    lower, upper = burst(contender, few), burst(contender, many)
+    each = max((upper - lower) / max(1, many - few), 1e-6)
+    alone = max(lower - few * each, 0.0)
     chunk = contender.chunk / RATE
-    play(contender, 1, min(seconds, 4))  # warms up
-    best, size = Played(0), 1
-    while size <= limit and (run := play(contender, size, seconds)).fits(chunk):
-        best, size = run, size * 2
-    low, high = best.streams, min(size, limit + 1)
-    while high - low > max(1, low // 8):
-        middle = (low + high) // 2
-        run = play(contender, middle, seconds)
+    return int(min(limit, max(4, chunk / each * (1 - 2 * alone / chunk))))
+
+
+def most(contender: Contender, calm: Played, seconds: float, limit: int, tries: int) -> tuple[Played, list[int]]:
+    """The largest run that fits, ``limit`` streams at most, in so many runs; and the sizes that did not fit.
+
+    ``calm`` is a run with few streams.
+    """
+    chunk = contender.chunk / RATE
+    best, failed = (calm, []) if calm.fits(chunk) else (Played(0), [calm.streams])
+    size = guess(contender, calm.streams, limit)
+    for _ in range(tries):
+        low, high = best.streams, min(failed, default=2 * limit)
+        if low >= limit or high - low <= max(1, low // 16):
+            break
+        if not low < size < high:
+            size = (low + high) // 2
+        try:
+            run = play(contender, size, seconds)
+        except torch.OutOfMemoryError:
+            run = Played(size)
         if run.fits(chunk):
-            best, low = run, middle
+            best, size = run, min(limit, int(size * 1.3) + 1)
         else:
-            high = middle
-    return best
+            failed.append(size)
+            # Far below what was too much nothing is known: halving finds it sooner than the middle.
+            size //= 2
+    return best, sorted(failed)
 
 
 def parts(contender: Contender, streams: int, repeats: int = 12) -> Apart:
@@ -139,20 +182,57 @@ def parts(contender: Contender, streams: int, repeats: int = 12) -> Apart:
     return Apart(apart.encoder[3:], apart.decoder[3:])
 
 
-def row(context: list[int], contender: Contender, seconds: float, limit: int) -> str:
-    """One line of the table."""
-    best = most(contender, seconds, limit)
-    apart = parts(contender, max(1, best.streams))
+def measured(context: str, contender: Contender, given: argparse.Namespace) -> dict[str, Any]:
+    """All of a contender in a context; times in ms."""
+    began = time.perf_counter()
+    contender.use([int(part) for part in context.split(",")], given.limit)
+    few = min(given.few, given.limit)
+    play(contender, few, 2)  # warms up
+    calm = play(contender, few, given.seconds)
+    best, failed = most(contender, calm, given.seconds, given.limit, given.tries)
+    apart = parts(contender, few)
     kept = contender.bytes_per_stream()
+    contender.end()
 
-    def ms(values: list[float]) -> str:
-        return f"{percentile(values, 50) * 1000:7.1f} {percentile(values, 95) * 1000:7.1f}"
+    def ms(values: list[float]) -> list[float | None]:
+        return [round(percentile(values, which) * 1000, 2) if values else None for which in (50, 95, 99)]
 
+    return {
+        "context": context,
+        "contender": contender.name,
+        "streams": best.streams,
+        "limit": given.limit,
+        "failed": failed,
+        "full": {name: ms(getattr(best, name)) for name in ("steps", "waits", "partials", "finals")},
+        "few": few,
+        "calm": {name: ms(getattr(calm, name)) for name in ("steps", "waits", "partials", "finals")},
+        "encoder": ms(apart.encoder),
+        "decoder": ms(apart.decoder),
+        "bytes_per_stream": kept,
+        "took_s": round(time.perf_counter() - began, 1),
+    }
+
+
+def row(found: dict[str, Any]) -> str:
+    """One line of the table."""
+
+    def pair(values: list[float | None]) -> str:
+        return " ".join("      -" if value is None else f"{value:7.1f}" for value in values[:2])
+
+    full, calm = found["full"], found["calm"]
+    more = "+" if found["streams"] >= found["limit"] else " "
     return (
-        f"{context[0]},{context[1]:<3} {contender.name:<16} {best.streams:>7}{'+' if best.streams >= limit else ' '}"
-        f" {ms(best.steps)}  {ms(apart.encoder)}  {ms(apart.decoder)}  {ms(best.partials)}  {ms(best.finals)}"
-        f"  {kept / 1e6 if kept else float('nan'):6.2f}"
+        f"{found['context']:<5} {found['contender']:<16} {found['streams']:>7}{more}"
+        f" {pair(full['steps'])} {pair(full['waits'])} {pair(full['finals'])} "
+        f" {found['few']:>4} {pair(calm['partials'])} {pair(calm['finals'])} {pair(found['encoder'])}"
+        f" {pair(found['decoder'])}  {found['bytes_per_stream'] / 1e6:6.2f}"
     )
+
+
+HEAD = (
+    "ctx   engine           streams     step p50/p95    wait p50/p95   final p50/p95"
+    "    few partial p50/p95   final p50/p95 encoder p50/p95 decoder p50/p95  MB/stream"
+)
 
 
 def main() -> int:
@@ -161,7 +241,14 @@ def main() -> int:
     )
     parser.add_argument("--tiny", action="store_true", help="the tests' 20-word model instead of the 0.6b architecture")
     parser.add_argument("--seconds", type=float, default=12.0, help="how long streams are (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=1024, help="the most streams tried (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=8192, help="the most streams tried (default: %(default)s)")
+    parser.add_argument("--tries", type=int, default=6, help="runs per search (default: %(default)s)")
+    parser.add_argument(
+        "--few", type=int, default=32, help="streams of the calm run and of the parts' times (default: %(default)s)"
+    )
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="keep the model there, for other runs as well")
+    parser.add_argument("--make", action="store_true", help="make the model and no more")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
     parser.add_argument("--contexts", nargs="+", default=["70,13", "70,6", "70,1", "70,0"], metavar="LEFT,AHEAD")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on a CPU; 0: as torch thinks best")
     given = parser.parse_args()
@@ -174,19 +261,29 @@ def main() -> int:
         torch.set_num_threads(given.threads)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores, {platform.machine()}"
     with tempfile.TemporaryDirectory() as folder:
-        path, pace = make(Path(folder), tiny=given.tiny, device=device, dtype=dtype)
-        print(
+        contexts = [[int(part) for part in each.split(",")] for each in given.contexts]
+        weights = make(given.model or Path(folder), tiny=given.tiny, device=device, dtype=dtype, contexts=contexts)
+        paces = [round(pace, 1) for _, pace in weights.blanks.values()]
+        kind = "20-word model" if given.tiny else "0.6b architecture, random weights"
+        machine = (
             f"{where}; {dtype}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
             f"torch {torch.__version__}, NeMo {version('nemo_toolkit')}; "
-            f"{'20-word model' if given.tiny else '0.6b architecture, random weights'}, {pace:.1f} tokens/s; "
-            f"streams of {given.seconds:g} s"
+            f"{kind}, {min(paces)} to {max(paces)} tokens/s; streams of {given.seconds:g} s"
         )
-        print("ctx   engine           streams     step p50/p95    encoder p50/p95  decoder p50/p95"
-              "  partial p50/p95    final p50/p95  MB/stream")  # fmt: skip
-        makers: tuple[Callable[..., Contender], ...] = (Ours, Pipeline)
-        for context in ([int(part) for part in each.split(",")] for each in given.contexts):
-            for maker in makers:
-                print(row(context, maker(path, context, device, dtype), given.seconds, given.limit), flush=True)
+        print(machine)
+        if given.make:
+            return 0
+        print(HEAD, flush=True)
+        contenders: tuple[Contender, ...] = (Ours(weights, device, dtype), Pipeline(weights, device, dtype))
+        gc.collect()
+        gc.freeze()
+        rows: list[dict[str, Any]] = []
+        for context in given.contexts:
+            for contender in contenders:
+                rows.append(measured(context, contender, given))
+                print(row(rows[-1]), flush=True)
+                if given.json:
+                    given.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     return 0
 
 

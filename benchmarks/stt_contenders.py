@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from workers.stt.engines.nemo_model import Hearing, Job, Model, load
+from benchmarks.stt_weights import Weights
+from workers.stt.engines.nemo_model import Hearing, Job, Model, load, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,22 @@ class Contender(Protocol):
 
     name: str
     chunk: int
-    """Samples of a piece."""
+    """Samples of a piece, in the context it was set to."""
+
+    def use(self, context: Sequence[int], streams: int) -> None:
+        """Look so far back and ahead from now on, with room for so many streams."""
 
     def begin(self, streams: int) -> None:
-        """Make room for so many streams, all of them new."""
+        """So many streams, all of them new."""
+
+    def end(self) -> None:
+        """Leave the device's memory to others, until the next ``use``."""
 
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         """Take a piece of each of several streams; the text of each, the final one after its last piece."""
 
-    def bytes_per_stream(self) -> float | None:
-        """What is kept of each stream between steps; None where it cannot be told."""
+    def bytes_per_stream(self) -> float:
+        """What is kept of each stream on the device between steps."""
 
     def timed(self, apart: Apart) -> contextlib.AbstractContextManager[None]:
         """While it lasts, steps note their parts' times, at the price of waiting for the GPU in between."""
@@ -60,17 +66,31 @@ class Ours:
 
     name = "bargein"
 
-    def __init__(self, path: Path, context: Sequence[int], device: str, dtype: str) -> None:
-        self.model: Model = load(str(path), context, device=device, dtype=dtype)
-        self.chunk = self.model.grid.step
+    def __init__(self, weights: Weights, device: str, dtype: str) -> None:
+        self.model: Model = load(str(weights.path), None, device=device, dtype=dtype)
+        self._weights = weights
         self._hearings: dict[int, Hearing] = {}
 
-    def begin(self, streams: int) -> None:
+    def use(self, context: Sequence[int], streams: int) -> None:
+        self.model = serving(self.model.asr, "the benchmark's model", context, cuda_graphs=True)
+        self._weights.set(self.model.asr, context)
         self.model.reserve(streams)
+        self.model.prepare(streams)
+        self._hearings.clear()
+        self.chunk = self.model.grid.step
+
+    def begin(self, streams: int) -> None:
+        for hearing in self._hearings.values():
+            self.model.close(hearing)
         self._hearings = {stream: self.model.open() for stream in range(streams)}
         for hearing in self._hearings.values():
             # A step needs 2.5 ms more than its chunk: given here, so that both contenders step at the same moments.
             hearing.stream.append(bytes(2 * (self.model.grid.reach - self.model.grid.hop)))
+
+    def end(self) -> None:
+        self._hearings.clear()
+        self.model.reserve(0)
+        free_memory()
 
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         jobs = []
@@ -80,12 +100,11 @@ class Ours:
             jobs.append(Job(hearing, flush=piece.last))
         return [heard.text for heard in self.model.step(jobs)]
 
-    def bytes_per_stream(self) -> float | None:
-        caches = self.model._caches
-        return sum(cache.numel() * cache.element_size() for cache in caches) / len(caches[2])
+    def bytes_per_stream(self) -> float:
+        return float(self.model.bytes_per_session())
 
     def timed(self, apart: Apart) -> contextlib.AbstractContextManager[None]:
-        return _timed(self.model.asr, apart)
+        return _timed((self.model, "_encode", apart.encoder), (self.model._decoder, "decode", apart.decoder))
 
 
 PIPELINE = """
@@ -119,31 +138,36 @@ class Pipeline:
 
     name = "NeMo's pipeline"
 
-    def __init__(self, path: Path, context: Sequence[int], device: str, dtype: str) -> None:
-        self._config = OmegaConf.create(PIPELINE)
-        self._config.asr.model_name = str(path)
-        self._config.asr.device = device
-        self._config.asr.compute_dtype = dtype
-        self._config.streaming.att_context_size = list(context)
-        self._build(1)
-        self.chunk = int(self._pipeline.chunk_size_in_secs * 16_000)
-        self._bytes: float | None = None
-
-    def _build(self, streams: int) -> None:
+    def __init__(self, weights: Weights, device: str, dtype: str) -> None:
         from nemo.collections.asr.inference.factory.pipeline_builder import PipelineBuilder
 
-        self._config.streaming.num_slots = streams
-        self._config.streaming.batch_size = min(streams, 8)
-        self._pipeline: Any = None
-        self._pipeline = PipelineBuilder.build_pipeline(self._config)
+        self._config = OmegaConf.create(PIPELINE)
+        self._config.asr.model_name = str(weights.path)
+        self._config.asr.device = device
+        self._config.asr.compute_dtype = dtype
+        self._pipeline: Any = PipelineBuilder.build_pipeline(self._config)
+        self._weights = weights
+
+    def use(self, context: Sequence[int], streams: int) -> None:
+        self._config.streaming.att_context_size = list(context)
+        self._pipeline = type(self._pipeline)(self._config, self._pipeline.asr_model)
+        self._weights.set(self._pipeline.asr_model.asr_model, context)
+        self.chunk = int(self._pipeline.chunk_size_in_secs * 16_000)
 
     def begin(self, streams: int) -> None:
-        self._build(streams)
+        self._pipeline.num_slots = streams
+        self._pipeline.context_manager = None
+        self._pipeline.init_context_manager()
+        self._pipeline.init_bufferer_for_cache_aware_streaming()
         self._pipeline.open_session()
         caches = self._pipeline.context_manager
         kept = (caches.cache_last_channel, caches.cache_last_time, caches.cache_last_channel_len)
         self._bytes = sum(cache.numel() * cache.element_size() for cache in kept) / streams
         self._texts = [""] * streams
+
+    def end(self) -> None:
+        self._pipeline.context_manager = None
+        free_memory()
 
     def step(self, pieces: Sequence[Piece]) -> list[str]:
         from nemo.collections.asr.inference.streaming.framing.request import Frame
@@ -161,17 +185,19 @@ class Pipeline:
             self._texts[output.stream_id] = output.final_transcript or output.partial_transcript
         return [self._texts[piece.stream] for piece in pieces]
 
-    def bytes_per_stream(self) -> float | None:
+    def bytes_per_stream(self) -> float:
         return self._bytes
 
     def timed(self, apart: Apart) -> contextlib.AbstractContextManager[None]:
-        return _timed(self._pipeline.asr_model.asr_model, apart)
+        asr = self._pipeline.asr_model.asr_model
+        return _timed(
+            (asr.encoder, "cache_aware_stream_step", apart.encoder),
+            (asr.decoding, "rnnt_decoder_predictions_tensor", apart.decoder),
+        )
 
 
 @contextlib.contextmanager
-def _timed(asr: Any, apart: Apart) -> Iterator[None]:
-    parts = ((asr.encoder, "cache_aware_stream_step", apart.encoder),
-             (asr.decoding, "rnnt_decoder_predictions_tensor", apart.decoder))  # fmt: skip
+def _timed(*parts: tuple[Any, str, list[float]]) -> Iterator[None]:
     for owner, name, times in parts:
         setattr(owner, name, _stopwatch(getattr(owner, name), times))
     try:
@@ -197,3 +223,9 @@ def wait_for_gpu() -> None:
     """Let the GPU finish what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def free_memory() -> None:
+    """Give back what torch holds of the GPU's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

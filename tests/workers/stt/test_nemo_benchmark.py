@@ -16,15 +16,15 @@ pytestmark = pytest.mark.nemo
 def test_both_contenders_are_measured():
     """One line each, in which two streams at least kept up, and a pace of speech."""
     command = [sys.executable, "-m", "benchmarks.stt_capacity", "--tiny", "--threads", "1"]
-    command += ["--seconds", "2", "--limit", "2", "--contexts", "70,6"]
+    command += ["--seconds", "2", "--limit", "2", "--tries", "2", "--contexts", "70,6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
     head, _, *rows = [
         line for line in done.stdout.splitlines() if line.startswith(("70,6", "ctx")) or "tokens/s" in line
     ]
-    assert 3.0 <= float(head.split(" tokens/s")[0].split()[-1]) <= 4.0
-    assert [row[7:24].strip() for row in rows] == ["bargein", "NeMo's pipeline"]
+    assert all(3.0 <= float(each) <= 4.0 for each in head.split(" tokens/s")[0].split()[-1:-4:-2])
+    assert [row[6:23].strip() for row in rows] == ["bargein", "NeMo's pipeline"]
     for row in rows:
-        streams, *times = row[24:].replace("+", " ").split()
+        streams, *times = row[23:].replace("+", " ").split()
         assert 1 <= int(streams) <= 2
-        assert all(float(each) > 0 for each in times if each != "nan")
+        assert len(times) == 16 and all(float(each) > 0 for each in times if each != "nan")

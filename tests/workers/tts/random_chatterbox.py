@@ -27,7 +27,11 @@ class RandomChatterbox(Chatterbox):
 
     def make_model(self):
         full = os.environ.get("RANDOM_CHATTERBOX") == "full"
-        return build(self.settings.chatterbox_variant, full=full, tokens=self.tokens)
+        torch, _ = libraries(self.settings.chatterbox_variant)
+        device = self.settings.chatterbox_device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return build(self.settings.chatterbox_variant, full=full, tokens=self.tokens, device=device)
 
 
 def build(variant="english", *, full=False, seed=0, tokens=None, device="cpu"):

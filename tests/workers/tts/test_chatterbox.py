@@ -42,11 +42,11 @@ def english():
 
 
 @functools.cache
-def loaded(variant):
+def loaded(variant, device="cpu"):
     """A warm model. Its sentences have as many tokens as they may."""
     torch.set_num_threads(1)
     options = {"temperature": 0.8} | ({} if variant == "turbo" else OPTIONS)
-    made = ChatterboxModel(build(variant), variant, options)
+    made = ChatterboxModel(build(variant, device=device), variant, options)
     made.variant = variant
     made.speak(SENTENCE, "default", "en", seed=0, limit=20, watch=Watch(lambda: True), emit=lambda sound, last: None)
     return made

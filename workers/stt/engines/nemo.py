@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -25,7 +26,7 @@ from workers.stt.engines.nemo_words import Heard, Transcript
 
 log = logging.getLogger(__name__)
 
-MOST = {"cuda": 1024, "cpu": 32}
+MOST = {"cuda": 4096, "cpu": 32}
 """How many sessions are tried for when STT_CAPACITY does not say."""
 SHARE = 0.5
 """Of a chunk's time, what a step of all sessions may take: the rest is for the flushes, and for slower moments."""
@@ -63,8 +64,8 @@ class NemoSettings(BusSettings):
     stt_vocabulary_weight: float = Field(default=1.0, ge=0, le=10)
     stt_threads: int = Field(default=0, ge=0, le=256)
     """Threads of a step on the CPU; 0: as torch thinks best."""
-    stt_cuda_graphs: bool = False
-    """Whether the transducer's loop runs as CUDA graphs."""
+    stt_cuda_graphs: bool = True
+    """Whether a GPU's steps are recorded as CUDA graphs."""
 
     @property
     def context(self) -> list[int] | None:
@@ -131,15 +132,20 @@ class Nemo:
             dtype={"auto": "bfloat16" if device == "cuda" else "float32"}.get(settings.stt_dtype, settings.stt_dtype),
             phrases=settings.phrases(),
             weight=settings.stt_vocabulary_weight,
-            cuda_graphs=settings.stt_cuda_graphs and device == "cuda",
+            cuda_graphs=settings.stt_cuda_graphs,
             continuous=settings.stt_context == "call",
         )
-        measured = model.places_in_time(settings.stt_capacity or MOST[device], SHARE)
+        capacity = importlib.import_module("workers.stt.engines.nemo_capacity")
+        measured = capacity.places_in_time(model, settings.stt_capacity or MOST[device], SHARE)
         if measured < settings.stt_capacity:
             log.warning("STT_CAPACITY=%d: a step of so many sessions takes more than half a chunk's time here; "
                         "%d would fit", settings.stt_capacity, measured)  # fmt: skip
         self.capacity = settings.stt_capacity or measured
         model.reserve(self.capacity)
+        model.prepare(self.capacity)
+        # NeMo's many modules are here to stay: looking through them again would hold every step up for some 100 ms.
+        gc.collect()
+        gc.freeze()
         return model
 
     async def open(self, language: str) -> NemoRecognizer:

@@ -7,8 +7,6 @@ the encoder makes of them dropped, as NeMo's ``pad_and_drop_preencoded`` does.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +18,24 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecRNNTMode
 from nemo.utils import logging as nemo_logging
 
 from workers.engines import EngineError
-from workers.stt.engines.nemo_decoder import Ctc, Transducer
+from workers.stt.engines.nemo_decoder import Ctc, Decoder, Transducer, set_decoding
 from workers.stt.engines.nemo_features import Features
+from workers.stt.engines.nemo_graphs import SIZES, Graphs, size_for
+from workers.stt.engines.nemo_greedy import Greedy
+from workers.stt.engines.nemo_layers import hasten
+from workers.stt.engines.nemo_rows import Rows
 from workers.stt.engines.nemo_stream import Grid, Stream
 from workers.stt.engines.nemo_words import START, Heard, Vocabulary
-
-log = logging.getLogger(__name__)
 
 RATE = 16_000
 KNOWN = "nvidia/nemotron-speech-streaming-en-0.6b"
 """A model that streams: what errors recommend."""
 SILENCE = 40 * RATE // 100
 """Samples of silence a flush puts behind the audio, so that the last word is written (0.4 s; see docs/stt.md)."""
+FLUSHED = 128
+"""How many flushes of several chunks go through one call; of single chunks the last of SIZES."""
+AXES = (1, 1, 0)
+"""Which axis of each cache are the sessions."""
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +65,7 @@ class Job:
 class Model:
     """Loaded with ``load``. Its methods belong to one thread, but for ``open`` and ``begin``."""
 
-    def __init__(self, asr: Any, decoder: Transducer | Ctc, dtype: torch.dtype, *, continuous: bool) -> None:
+    def __init__(self, asr: Any, decoder: Decoder, graphs: Graphs, *, continuous: bool) -> None:
         """``asr`` is checked and set to its context already; ``continuous`` as in ``load``."""
         config = asr.cfg.preprocessor
         streaming = asr.encoder.streaming_cfg
@@ -82,22 +86,34 @@ class Model:
         )
         self.asr = asr
         self._decoder = decoder
-        self._dtype = dtype
+        self._dtype = next(asr.parameters()).dtype
         self._features = Features(asr, self.grid)
         self._drop = streaming.drop_extra_pre_encoded
+        self._graphs = graphs
         self._caches: tuple[torch.Tensor, ...] = ()
+        self._nobody = 0
+        """The row of the caches that is written by whoever is to leave no trace, and never read."""
         self._free: list[int] = []
 
     def reserve(self, sessions: int) -> None:
         """Make room for the caches of so many sessions, and forget those there are."""
         self._caches = ()  # let go of the old ones first
-        self._caches = self.asr.encoder.get_initial_cache_state(batch_size=sessions, dtype=self._dtype)
+        self._graphs.clear()
+        with torch.inference_mode():
+            self._caches = self.asr.encoder.get_initial_cache_state(batch_size=sessions + 1, dtype=self._dtype)
+        self._nobody = sessions
+        self._decoder.reserve(sessions)
         self._free = list(range(sessions))
+
+    def bytes_per_session(self) -> int:
+        """What is kept of a session on the device between steps."""
+        caches: int = sum(cache.numel() * cache.element_size() for cache in self._caches) // (self._nobody + 1)
+        return caches + self._decoder.bytes_per_session()
 
     def open(self) -> Hearing:
         """A session's place. Raises EngineError when all are taken."""
         if not self._free:
-            raise EngineError(f"all {self._caches[2].shape[0]} places of the recogniser are taken; see STT_CAPACITY")
+            raise EngineError(f"all {self._nobody} places of the recogniser are taken; see STT_CAPACITY")
         return Hearing(Stream(self.grid), self._free.pop())
 
     def close(self, hearing: Hearing) -> None:
@@ -120,11 +136,15 @@ class Model:
         other such flushes; none of it is kept, so its rows may be padded to the longest.
         """
         heard: dict[int, Heard] = {}
-        for together in ([job for job in jobs if job.chunks == 1], [job for job in jobs if job.chunks > 1]):
-            if together:
+        for together, most in (
+            ([job for job in jobs if job.chunks == 1], SIZES[-1]),
+            ([job for job in jobs if job.chunks > 1], FLUSHED),
+        ):
+            for first in range(0, len(together), most):
+                some = together[first : first + most]
                 with torch.inference_mode():
-                    answers = self._call(together)
-                for job, answer in zip(together, answers, strict=True):
+                    answers = self._call(some, self.padded(max(job.chunks for job in some)))
+                for job, answer in zip(some, answers, strict=True):
                     heard[id(job)] = self._settled(job, answer)
         return [heard[id(job)] for job in jobs]
 
@@ -138,78 +158,99 @@ class Model:
             job.hearing.heard = heard
         return heard
 
-    def _call(self, jobs: Sequence[Job]) -> list[Heard]:
-        frames = [self.grid.lookback + job.chunks * self.grid.chunk for job in jobs]
-        chunks = max(job.chunks for job in jobs)
-        device = self.asr.device
-        windows = torch.from_numpy(np.stack([job.hearing.stream.window(chunks) for job in jobs])).to(device)
-        mel = self._features(windows)
-        for row, job in enumerate(jobs):
-            if job.hearing.stream.unborn:
-                mel[row, :, : job.hearing.stream.unborn] = 0
-            if job.hearing.cold:
-                for cache, axis in zip(self._caches, (1, 1, 0), strict=True):
-                    cache.select(axis, job.hearing.row).zero_()
-                job.hearing.cold = False
-        rows = torch.tensor([job.hearing.row for job in jobs], device=device)
-        channel, past, lengths = self._caches
-        before = [job.hearing.heard for job in jobs]
-        transcripts = [each.transcript for each in before]
-        result = self.asr.conformer_stream_step(
-            processed_signal=mel.to(self._dtype),
-            processed_signal_length=torch.tensor(frames, device=device),
-            cache_last_channel=channel[:, rows],
-            cache_last_time=past[:, rows],
-            cache_last_channel_len=lengths[rows],
-            keep_all_outputs=chunks > 1,
-            drop_extra_pre_encoded=self._drop,
-            **self._decoder.before(transcripts),
+    def _call(self, jobs: Sequence[Job], chunks: int) -> list[Heard]:
+        size = size_for(len(jobs)) if self._graphs.enabled else len(jobs)
+        pcm = np.zeros((size, self.grid.window(chunks)), np.int16)
+        rows = Rows(size, self._nobody, self._frames(chunks))
+        rows.fill(
+            [
+                (
+                    job.hearing.row,
+                    self._nobody if job.flush else job.hearing.row,
+                    job.hearing.cold,
+                    self._frames(job.chunks),
+                    job.hearing.stream.unborn,
+                )
+                for job in jobs
+            ]
         )
-        kept = [index for index, job in enumerate(jobs) if not job.flush]
-        if kept:
-            kept_rows, picked = rows[kept], torch.tensor(kept, device=device)
-            for cache, new, axis in zip(self._caches, result[2:5], (1, 1, 0), strict=True):
-                cache.index_copy_(axis, kept_rows, new.index_select(axis, picked).to(cache.dtype))
+        for into, job in zip(pcm, jobs, strict=False):
+            job.hearing.stream.fill(into)
+        self._forget([job.hearing.row for job in jobs if job.hearing.cold])
+        for job in jobs:
+            job.hearing.cold &= job.flush
+        mel, table = self._mel(pcm), torch.from_numpy(rows.table).to(self.asr.device)
+        encoded, lengths = self._encode(mel, table, chunks)
+        before = [job.hearing.heard for job in jobs]
         seen = [job.chunks * self.grid.chunk // self._frame for job in jobs]
-        after = self._decoder.after(transcripts, result, seen)
+        after = self._decoder.decode(encoded, lengths, table, [each.transcript for each in before], seen)
         return [self.vocabulary.written(now, earlier) for now, earlier in zip(after, before, strict=True)]
 
-    def places_in_time(self, most: int, share: float) -> int:
-        """How many sessions, ``most`` at most, can have a chunk ready at once: their step takes ``share`` of a chunk.
+    def _forget(self, rows: list[int]) -> None:
+        """Make the caches of sessions that begin from nothing empty."""
+        if rows:
+            index = torch.tensor(rows, device=self.asr.device)
+            for cache, axis in zip(self._caches, AXES, strict=True):
+                cache.index_fill_(axis, index, 0)
 
-        Measured with steps of 1, 2, 4, ... sessions; at least 1. Forgets what is cached.
-        """
-        limit = share * self.grid.step / RATE
-        fit, size = 1, 1
-        while True:
-            try:
-                took = self._time_step(size)
-            except torch.OutOfMemoryError:
-                log.info("a step of %d sessions does not fit into the GPU's memory", size)
-                return fit
-            log.info("a step of %d sessions takes %.1f ms; a chunk lasts %d ms",
-                     size, took * 1000, self.grid.step * 1000 // RATE)  # fmt: skip
-            if took > limit:
-                return fit
-            fit = size
-            if size >= most:
-                return fit
-            size = min(2 * size, most)
+    def _frames(self, chunks: int) -> int:
+        return self.grid.lookback + chunks * self.grid.chunk
 
-    def _time_step(self, size: int, repeats: int = 3) -> float:
-        """Seconds of a step of ``size`` sessions with noise: the slowest but the first, which warms up."""
-        self.reserve(size)
-        noise = np.random.default_rng(0).integers(-3000, 3000, self.grid.window() + repeats * self.grid.step)
-        hearings = [self.open() for _ in range(size)]
-        took = []
-        for _ in range(repeats + 1):
-            for hearing in hearings:
-                hearing.stream.append(noise[: self.grid.window()].astype("<i2").tobytes())
-            began = time.perf_counter()
-            self.step([Job(hearing) for hearing in hearings])
-            took.append(time.perf_counter() - began)
-        self.step([Job(hearing, flush=True) for hearing in hearings])
-        return max(took[1:])
+    def _mel(self, pcm: np.ndarray) -> torch.Tensor:
+        return self._features(torch.from_numpy(pcm).to(self.asr.device).float() / 32768).to(self._dtype)
+
+    def _encode(self, mel: torch.Tensor, table: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's frames [B, width, frames] and how many of each count; the caches go on."""
+        encoded: tuple[torch.Tensor, torch.Tensor] = self._graphs(
+            ("encode", len(mel), chunks), self._encoder(chunks), mel, table
+        )
+        return encoded
+
+    def _encoder(self, chunks: int) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        def encode(mel: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            unborn = torch.arange(mel.shape[2], device=mel.device) < table[Rows.UNBORN][:, None]
+            caches = [
+                cache.index_select(axis, table[Rows.FROM]) for cache, axis in zip(self._caches, AXES, strict=True)
+            ]
+            encoded, lengths, *after = self.asr.encoder.cache_aware_stream_step(
+                processed_signal=mel.masked_fill(unborn[:, None], 0),
+                processed_signal_length=table[Rows.FRAMES],
+                cache_last_channel=caches[0],
+                cache_last_time=caches[1],
+                cache_last_channel_len=caches[2],
+                keep_all_outputs=chunks > 1,
+                drop_extra_pre_encoded=self._drop,
+            )
+            for cache, new, axis in zip(self._caches, after, AXES, strict=True):
+                cache.index_copy_(axis, table[Rows.TO], new.to(cache.dtype))
+            return encoded, lengths
+
+        return encode
+
+    def prepare(self, most: int) -> None:
+        """Record the steps of up to ``most`` sessions as CUDA graphs, where they are used: seconds."""
+        for size in reversed([size for size in SIZES if size <= size_for(min(most, SIZES[-1]))]):
+            self.record(size, 1)
+            if size <= FLUSHED:
+                self.record(size, self.padded(2))
+        if self._graphs.enabled:
+            torch.cuda.empty_cache()  # what recording used beside what the recordings use
+
+    def padded(self, chunks: int) -> int:
+        """How many chunks the windows of a step have of which one has so many."""
+        flush = -(-(self.grid.step - 1 + SILENCE) // self.grid.step)
+        return flush if self._graphs.enabled and 1 < chunks < flush else chunks
+
+    def record(self, size: int, chunks: int) -> None:
+        """Record a step of so many sessions, one of SIZES, with windows of so many chunks, where graphs are used."""
+        if not self._graphs.enabled:
+            return
+        with torch.inference_mode():
+            table = torch.from_numpy(Rows(size, self._nobody, self._frames(chunks)).table).to(self.asr.device)
+            mel = self._mel(np.zeros((size, self.grid.window(chunks)), np.int16))
+            self._graphs.record(("encode", size, chunks), self._encoder(chunks), mel, table)
+            encoded, lengths = self._encode(mel, table, chunks)
+            self._decoder.prepare(encoded, lengths, table)
 
 
 def load(
@@ -229,16 +270,33 @@ def load(
     session's utterances are one recording to the model; else each is a new one.
     """
     nemo_logging.setLevel(nemo_logging.ERROR)
-    asr = check(_restored(name, device), name, context)
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    asr = asr.eval().to(kind)
+    asr = _restored(name, device).eval().to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    return serving(asr, name, context, phrases=phrases, weight=weight, cuda_graphs=cuda_graphs, continuous=continuous)
+
+
+def serving(
+    asr: Any,
+    name: str,
+    context: Sequence[int] | None,
+    *,
+    phrases: Sequence[str] = (),
+    weight: float = 0.0,
+    cuda_graphs: bool = False,
+    continuous: bool = True,
+) -> Model:
+    """A NeMo model, called ``name``, made ready for streams; the rest as in ``load``."""
+    check(asr, name, context)
+    hasten(asr.encoder)
+    graphs = Graphs(enabled=cuda_graphs and asr.device.type == "cuda")
     if isinstance(asr, EncDecRNNTModel):
-        decoder: Transducer | Ctc = Transducer(asr, phrases, weight, cuda_graphs=cuda_graphs)
+        set_decoding(asr, phrases, weight)
+        plain = not phrases and not asr.joint.num_extra_outputs and asr.decoder.blank_as_pad
+        decoder: Decoder = Greedy(asr, graphs) if plain else Transducer(asr)
     elif phrases:
         raise EngineError(f"STT_VOCABULARY: {name} has a CTC head, which takes no vocabulary; expected a transducer")
     else:
         decoder = Ctc(asr)
-    return Model(asr, decoder, kind, continuous=continuous)
+    return Model(asr, decoder, graphs, continuous=continuous)
 
 
 def _restored(name: str, device: str) -> Any:

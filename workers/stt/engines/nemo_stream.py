@@ -93,11 +93,17 @@ class Stream:
         """How many chunks hold all that is pending and ``silence`` samples after it."""
         return max(1, -(-(self.pending + silence) // self.grid.step))
 
+    def fill(self, window: np.ndarray) -> None:
+        """Write the next chunks' audio into ``window``, 16-bit, with silence for what has not come yet."""
+        count = min(len(window), len(self._pcm) // 2)
+        window[:count] = np.frombuffer(self._pcm, "<i2", count)
+        window[count:] = 0
+
     def window(self, chunks: int = 1) -> np.ndarray:
         """The next so many chunks' audio, float32 in [-1, 1), with silence for what has not come yet."""
-        size = self.grid.window(chunks)
-        held = np.frombuffer(bytes(self._pcm[: 2 * size]), "<i2")
-        return np.pad(held.astype(np.float32) / 32768, (0, size - len(held)))
+        window = np.empty(self.grid.window(chunks), np.int16)
+        self.fill(window)
+        return window.astype(np.float32) / 32768
 
     def advance(self) -> None:
         """The next step has been made."""
