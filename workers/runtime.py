@@ -61,36 +61,6 @@ class Life:
     """Without any word from a session for so long, its gateway is looked for."""
 
 
-class Writer:
-    """Guarded writes for one lease, without waiting: what the server refuses ends the work."""
-
-    def __init__(self, bus: Bus, lease: Lease, token: CancelToken) -> None:
-        self._bus = bus
-        self._lease = lease
-        self._token = token
-        self.last: asyncio.Future[bytes] | None = None
-
-    def write(self, name: str, event: Event) -> asyncio.Future[bytes]:
-        """Append to the session's stream ``name`` in order. A refusal cancels the token, or ends the lease."""
-        lease = self._lease
-        answer = self._bus.post_guarded(
-            lease.session, name, event, stage=lease.stage, turn=lease.turn, fence=lease.fence, owner=lease.owner
-        )
-        answer.add_done_callback(self._hear)
-        self.last = answer
-        return answer
-
-    def _hear(self, answer: asyncio.Future[bytes]) -> None:
-        if answer.cancelled() or answer.exception() is not None:
-            return
-        if answer.result() == b"CANCELLED":
-            self._lease.refused["cancelled"] += 1
-            self._token.cancel()
-        elif answer.result() == b"FENCED":
-            self._lease.refused["fenced"] += 1
-            self._lease.lost.set()
-
-
 class Worker(ABC):
     """One process's worth of a stage. ``run`` lives until ``drain`` is called or the task is cancelled."""
 

@@ -73,10 +73,11 @@ async def test_an_offer_whose_answer_was_lost_is_made_once(bus):
     """The same command again offers nothing new; another offer of the same turn does."""
     session = new_session(1)
     key, offers = work_key(0, "llm"), session_key(session, "offers:llm")
-    command = ("EVALSHA", SHAS[scripts.OFFER], 2, key, offers, 1, "token", "v", "1")
+    keys = (key, offers, session_key(session, "fence:gateway"))
+    command = ("EVALSHA", SHAS[scripts.OFFER], 3, *keys, 1, "token", 0, "v", "1")
     assert await bus.outbox.send(*command) == await bus.outbox.send(*command)
     assert await bus.commands.xlen(key) == 1
-    await bus.offer(key, offers, TurnOffer(session, 1, "0-0"))
+    await bus.offer(key, TurnOffer(session, 1, "0-0"), stage="llm")
     assert await bus.commands.xlen(key) == 2
 
 
