@@ -15,7 +15,7 @@ from gateway.turns import TRANSITIONS
 from tests.simulation.report import covered, failed
 from tests.simulation.world import Plan, World
 
-HOUR = Plan(slots=14, seconds=52.0, trouble=(0.15, 1.4))
+HOUR = Plan(slots=14, seconds=58.0, trouble=(0.15, 1.4))
 SEEDS = range(1, 6)
 
 
@@ -49,6 +49,7 @@ def test_the_hour_covers_what_it_should(outcomes):
     assert sum(outcome.barge_ins for outcome in outcomes) >= 2000
     assert counts["deaths"] >= 200
     assert all(counts[f"deaths: {stage}"] >= 20 for stage in ("stt", "llm", "tts"))
+    assert counts["deaths: gateway"] >= 10
     assert counts["refused: fenced"] and counts["refused: cancelled"]
     assert {key for key in TRANSITIONS if not transitions[key]} == set()
 
