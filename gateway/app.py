@@ -20,27 +20,21 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bus import tracing
-from bus.events import CancelRequested, TurnRecord
-from bus.keys import is_session, new_session, session_key, shard_of
+from bus.events import TurnRecord
+from bus.keys import new_session
 from bus.leases import Work
 from bus.logs import concern, start_logging
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
 from bus.settings import CONFIGURATION_ERROR, load, masked
 from bus.streams import Bus, connector
-from gateway import console, metrics, phone, reconnect
+from gateway import console, metrics, phone, reconnect, web
 from gateway.assertion import Assertion
 from gateway.client_secrets import client_secrets
 from gateway.door import Door, Refused
@@ -53,7 +47,6 @@ from gateway.protocols.realtime import RealtimeConnection
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_outlet import RealtimeOutlet
 from gateway.resume import Return, Taken
-from gateway.scrape import scrape
 from gateway.session import Session
 from gateway.settings import GatewaySettings, Profile
 from gateway.speech import Probability, silero
@@ -62,10 +55,8 @@ from gateway.tasks import enqueue_recording
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).parent / "page"
 STAGES = ("stt", "llm", "tts")
 TRANSCRIPTION = "transcription"
-RETRY_AFTER = "2"
 LONGEST_GREETING = 1000
 """Characters of a greeting that a client may ask for."""
 
@@ -208,83 +199,11 @@ class Gateway:
                 log.info("waiting for: %s", missing)
                 told = missing
             await asyncio.sleep(0.2)
-        print(f"bargein is ready: open http://{self.settings.address}/ and talk", flush=True)
-
-
-class Fresh(StaticFiles):
-    """The page's files, asked for again each time: an upgrade never mixes old modules with new ones."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
-
-
-def _gateway(connection: Request | WebSocket) -> Gateway:
-    gateway: Gateway = connection.app.state.gateway
-    return gateway
-
-
-async def page(request: Request) -> Response:
-    return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
-
-
-async def health(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
-
-
-async def ready(request: Request) -> Response:
-    gateway = _gateway(request)
-    missing = await gateway.missing()
-    stages: dict[str, Any] = {}
-    if "redis" not in missing:
-        for stage, records in (await gateway.staff()).items():
-            stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
-    body = {
-        "ready": not missing and not gateway.draining,
-        "draining": gateway.draining,
-        "missing": missing,
-        "sessions": len(gateway.sessions),
-        "stages": stages,
-        "key_required": gateway.door.keys.required,
-    }
-    if body["ready"]:
-        return JSONResponse(body)
-    return JSONResponse(body, 503, headers={"Retry-After": RETRY_AFTER})
-
-
-async def measured(request: Request) -> Response:
-    gateway = _gateway(request)
-    return Response(gateway.metrics.text() + await scrape(gateway.bus), media_type=metrics.CONTENT_TYPE)
-
-
-async def cancel(request: Request) -> Response:
-    gateway, session_id = _gateway(request), request.path_params["session_id"]
-    try:
-        await gateway.door.caller(request)
-    except Refused as refused:
-        return refused.response()
-    except OUTAGE:
-        return JSONResponse({"error": "redis does not answer"}, 503, headers={"Retry-After": RETRY_AFTER})
-    if not is_session(session_id):
-        error = f"{session_id[:60]!r} is not a session id; expected s<shard>-<hex>"
-        return JSONResponse({"error": error}, status_code=400)
-    session = gateway.sessions.get(session_id)
-    if session is not None:
-        turn = session.cancel("client_cancelled")
-        return JSONResponse({"session": session_id, "cancelled": turn or None})
-    if shard_of(session_id) < gateway.bus.shards:
-        try:
-            if await gateway.bus.commands.exists(session_key(session_id, "lease:gateway")):
-                await gateway.bus.publish(session_key(session_id, "control"), CancelRequested(0, "client_cancelled"))
-                return JSONResponse({"session": session_id, "forwarded": True}, status_code=202)
-        except OUTAGE:
-            return JSONResponse({"error": "redis does not answer"}, 503, headers={"Retry-After": RETRY_AFTER})
-    return JSONResponse({"error": f"no live session {session_id}"}, status_code=404)
+        print(f"bargein is ready: open http://{self.settings.shown}/ and talk", flush=True)
 
 
 async def realtime(socket: WebSocket) -> None:
-    gateway, again = _gateway(socket), reconnect.wanted(socket)
+    gateway, again = web.gateway_of(socket), reconnect.wanted(socket)
     call = again or new_session(gateway.bus.shards)
     try:
         transcribes = socket.query_params.get("intent") == TRANSCRIPTION
@@ -373,18 +292,13 @@ def create_app(
                 await own.close()
 
     routes = [
-        Route("/", page),
-        Route("/health", health),
-        Route("/ready", ready),
-        Route("/metrics", measured),
+        *web.ROUTES,
         Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         *console.ROUTES,
-        Route("/cancel/{session_id}", cancel, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime),
         Route("/twilio/voice", phone.voice, methods=["POST"]),
         Route("/twilio/after", phone.after, methods=["POST"]),
         WebSocketRoute("/twilio", phone.media),
-        Mount("/page", Fresh(directory=PAGE)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from bus import tracing
 from bus.backoff import Backoff
 from bus.cancel import CancelGuard, Cancelled, CancelToken, listen
-from bus.events import Event, Stopped
+from bus.events import Stopped
 from bus.keys import session_key, shard_of
 from bus.leases import Lease, Work
 from bus.logs import concern

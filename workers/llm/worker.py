@@ -24,7 +24,8 @@ from workers.llm.prompt import ContextSettings, Prompts, halved, tokens
 from workers.llm.sentences import SentenceSplitter
 from workers.llm.tools import Call, Finish, Request, read_request
 from workers.process import main
-from workers.runtime import HandOver, Life, Worker, Writer, until_cancelled
+from workers.runtime import HandOver, Life, Worker, until_cancelled
+from workers.writer import Writer
 
 log = logging.getLogger(__name__)
 

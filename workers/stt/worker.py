@@ -32,8 +32,9 @@ from bus.leases import Lease
 from bus.reader import Subscription, position
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import HandOver, Worker, Writer
+from workers.runtime import HandOver, Worker
 from workers.stt.engine import Details, Recognizer
+from workers.writer import Writer
 
 log = logging.getLogger(__name__)
 

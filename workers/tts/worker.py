@@ -22,9 +22,10 @@ from bus.settings import BusSettings, load
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.process import main
-from workers.runtime import HandOver, Life, Worker, Writer, until_cancelled
+from workers.runtime import HandOver, Life, Worker, until_cancelled
 from workers.tts.engine import Waste
 from workers.tts.tempo import at_speed
+from workers.writer import Writer
 
 log = logging.getLogger(__name__)
 
