@@ -16,7 +16,7 @@ from tests.stack import running_stack
 pytestmark = pytest.mark.real
 
 PERSISTENT = ("appendonly yes", "appendfsync always")
-ANSWER = " ".join(f"Number {n} of the story." for n in range(1, 13))
+ANSWER = " ".join(f"Number {n} of the story." for n in range(1, 9))
 
 
 @pytest.fixture
