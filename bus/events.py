@@ -124,6 +124,15 @@ class Final(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyBegun(Event):
+    """The model has written its first token, or called a function."""
+
+    type: ClassVar[str] = "reply_begun"
+    turn: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sentence(Event):
     """One sentence of a turn, in order; ``attempt`` is the fence of the lease that wrote it, ``index`` from 0."""
 
@@ -385,7 +394,7 @@ TYPES: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
         MicAudio, UtteranceStarted, UtterancePaused, UtteranceResumed, UtteranceEnded, HungUp, Partial, Final,
-        Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, TurnRecord, Input,
-        CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer,
+        ReplyBegun, Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, TurnRecord,
+        Input, CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer,
     )
 }  # fmt: skip

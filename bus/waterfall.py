@@ -24,9 +24,9 @@ class Span:
     """A stretch of a turn, from ``start`` to ``end`` ms since the session began.
 
     ``name``: ``listen`` (the caller's question), ``transcribe`` (0 ms when the text was there first), ``think`` (to the
-    first sentence), ``voice`` (to the first audio), ``deliver`` (to the first frame that left), ``speak`` (to the
-    turn's end), ``hold`` within it, and ``stop:<stage>`` from a cancel's decision until the stage was known to have
-    stopped.
+    model's first token), ``compose`` (to the first sentence), ``voice`` (to the first audio), ``deliver`` (to the first
+    frame that left), ``speak`` (to the turn's end), ``hold`` within it, and ``stop:<stage>`` from a cancel's decision
+    until the stage was known to have stopped.
     """
 
     name: str
@@ -56,7 +56,8 @@ def spans(record: TurnRecord) -> list[Span]:
     found = [
         _between("listen", first.get("onset") if first.get("onset") in asked else None, last.get("end_of_speech")),
         _waited("transcribe", last.get("end_of_speech"), last.get("final_text")),
-        _between("think", first.get("turn"), first.get("first_sentence")),
+        _between("think", first.get("turn"), first.get("first_token") or first.get("first_sentence")),
+        _between("compose", first.get("first_token"), first.get("first_sentence")),
         _between("voice", first.get("first_sentence") or first.get("turn"), first.get("first_audio")),
         _between("deliver", first.get("first_audio"), first.get("first_out")),
         _between("speak", first.get("first_out"), ended),

@@ -12,6 +12,7 @@ from bus.events import (
     Event,
     Final,
     Partial,
+    ReplyBegun,
     ReplyEnd,
     Sentence,
     SpeechAudio,
@@ -85,6 +86,11 @@ class Inlet:
         if event.utterance:
             session.stagehand.step("final_text", utterance=event.utterance)
             session.feed(inputs.Words(session.now, event.utterance, event.revision, event.text, final=True))
+
+    @hear.register
+    def _(self, event: ReplyBegun) -> None:
+        if self._is_live(event.turn):
+            self._session.stagehand.step("first_token")
 
     @hear.register
     def _(self, event: Sentence) -> None:

@@ -18,7 +18,7 @@ STOP = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 DECIDE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 4)
 RESPOND = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
 SPAN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
-SPANS = ("transcribe", "think", "voice", "deliver")
+SPANS = ("transcribe", "think", "compose", "voice", "deliver")
 FAILING = ("llm", "tts", "reply", "other")
 """Who a turn may fail of; ``reply``: an answer that broke off, and was heard as far as it went."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -62,7 +62,7 @@ class Metrics:
         self._refused = Counter("bargein_refused", "Calls that were not let in.", ["code"], registry=registry)
         self._failures = Counter("bargein_turn_failures", "Turns that failed.", ["stage"], registry=registry)
         self._spans = Histogram(
-            "bargein_span_seconds", "What a turn's time went to: transcribe, think, voice, deliver.", ["span"],
+            "bargein_span_seconds", "What a turn's time went to: transcribe, think, compose, voice, deliver.", ["span"],
             buckets=SPAN, registry=registry,
         )  # fmt: skip
         for span in SPANS:
@@ -76,7 +76,7 @@ class Metrics:
             self._unanswered.labels(stage)
         for outcome in ("done", "cancelled", "failed"):
             self._turns.labels(outcome)
-        for outcome in ("resumed", "cancelled"):
+        for outcome in ("resumed", "backchannel", "cancelled"):
             self._holds.labels(outcome)
 
     def call(self) -> None:
@@ -107,7 +107,9 @@ class Metrics:
             self._unanswered.labels(stage).inc()
         first = {name: at / 1000 for name, at, _ in reversed(steps)}
         resumed = sum(name == "resumed" for name, _, _ in steps)
-        self._holds.labels("resumed").inc(resumed)
+        backchannels = min(resumed, sum(name == "backchannel" for name, _, _ in steps))
+        self._holds.labels("resumed").inc(resumed - backchannels)
+        self._holds.labels("backchannel").inc(backchannels)
         if sum(name == "held" for name, _, _ in steps) > resumed and "cancelled" in first:
             self._holds.labels("cancelled").inc()
         if record.reason == "turn_detected" and "cancelled" in first:

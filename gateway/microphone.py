@@ -36,6 +36,11 @@ KEPT_MS = 30_000
 that takes over needs as left context."""
 
 
+def mic_ms(samples: int) -> int:
+    """Samples of the mic stream in milliseconds."""
+    return samples * 1000 // MIC_RATE
+
+
 class Microphone:
     """One session's input."""
 
@@ -84,6 +89,11 @@ class Microphone:
     def rate(self) -> int:
         """Sample rate in Hz of what the client sends."""
         return self._hearing.rate
+
+    @property
+    def position_ms(self) -> int:
+        """The same in milliseconds."""
+        return mic_ms(self.position)
 
     def endpoint(self, endpointing: Endpointing, pre_roll_ms: int) -> None:
         """Change when speech begins and ends."""

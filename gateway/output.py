@@ -96,6 +96,12 @@ class Output:
         while len(self._texts) > REMEMBERED:
             self._texts.popitem(last=False)
 
+    def repetition(self, turn: int) -> str:
+        """What of a turn was said twice, because its voice was taken over, in words; empty for nothing."""
+        return (
+            f", {self.repeated} samples of the voice repeated" if self.playback.turn == turn and self.repeated else ""
+        )
+
     def take_up(self, turn: int, heard_ms: int, chunks: Sequence[SpeechAudio]) -> None:
         """Go on with a turn of which ``heard_ms`` were heard and ``chunks`` are there: held, at that position."""
         self.begin(turn, kept_back=True)

@@ -202,7 +202,7 @@ class Resumption:
         if not heard or now is None or now.number != live.number:
             return  # what the workers did meanwhile may have ended it
         if self._outlet.remembers:
-            self._outlet.held(live.number, session.microphone.position * 1000 // MIC_RATE)
+            self._outlet.held(live.number, session.microphone.position_ms)
             self._waiting = asyncio.get_running_loop().call_later(HANDSHAKE, self._play_on, live.number)
         else:
             self._play_on(live.number)
@@ -273,7 +273,7 @@ class Resumption:
         if lost < LEAST_LOSS_MS:
             return
         session, self.lost_ms = self._session, lost
-        at = session.microphone.position * 1000 // MIC_RATE
+        at = session.microphone.position_ms
         log.warning("%s: %d ms of the caller's audio were lost", session.id, lost)
         text = f"(The line was broken for {lost / 1000:.1f} s. What the caller said then was not heard.)"
         said = Said(f"item_{session.id.replace('-', '_')}_l{session.microphone.position}", "system", text)

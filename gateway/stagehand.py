@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, cast
 
-from bus.events import MIC_RATE, ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
+from bus.events import ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Offer, Work
@@ -21,6 +21,7 @@ from gateway import inputs
 from gateway.calls import Calls
 from gateway.cancellable import CancellableTurn
 from gateway.effects import Effects
+from gateway.microphone import mic_ms
 from gateway.names import turn_item, utterance_item
 from gateway.outlet import Outlet
 from gateway.record import Recorder, described
@@ -189,7 +190,7 @@ class Stagehand:
         start = self._session.microphone.start(action.utterance, action.offset)
         self._starts[action.utterance] = (start, action.offset)
         self._untold.add(action.utterance)
-        self.step("onset", f"{_ms(action.offset)} ms", utterance=action.utterance)
+        self.step("onset", f"{mic_ms(action.offset)} ms", utterance=action.utterance)
         if self._outlet.drops or not action.over:
             self.tell(action.utterance)
 
@@ -204,9 +205,9 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.EndUtterance) -> None:
         self._session.microphone.end(action.utterance, action.revision, action.offset)
-        self.step("end_of_speech", f"{_ms(action.offset)} ms", utterance=action.utterance)
+        self.step("end_of_speech", f"{mic_ms(action.offset)} ms", utterance=action.utterance)
         if action.utterance not in self._untold:
-            self._outlet.speech_stopped(action.utterance, _ms(action.offset))
+            self._outlet.speech_stopped(action.utterance, mic_ms(action.offset))
 
     @do.register
     def _(self, action: inputs.Commit) -> None:
@@ -218,12 +219,13 @@ class Stagehand:
         else:
             self.history.say(said)
         if action.backchannel:
+            self.step("backchannel", turn=action.over)
             self.recorder.forget(action.utterance)
         if action.utterance in self._untold and action.backchannel:
             self._untold.discard(action.utterance)
             return
         self.tell(action.utterance, stopped=True)
-        self._outlet.committed(action.utterance, action.text, _ms(start), _ms(self._session.microphone.position))
+        self._outlet.committed(action.utterance, action.text, mic_ms(start), self._session.microphone.position_ms)
 
     @do.register
     def _(self, action: inputs.Discard) -> None:
@@ -232,11 +234,11 @@ class Stagehand:
         if action.utterance in self._untold:
             self._untold.discard(action.utterance)
         else:
-            self._outlet.committed(action.utterance, "", _ms(start), _ms(self._session.microphone.position))
+            self._outlet.committed(action.utterance, "", mic_ms(start), self._session.microphone.position_ms)
 
     @do.register
     def _(self, action: inputs.StayedSilent) -> None:
-        item, end = utterance_item(self._session.id, action.utterance), _ms(self._session.microphone.position)
+        item, end = utterance_item(self._session.id, action.utterance), self._session.microphone.position_ms
         self.history.say(Said(item, "user", SILENCE))
         self._outlet.stayed_silent(action.utterance, max(0, end - round(action.seconds * 1000)), end)
 
@@ -245,7 +247,7 @@ class Stagehand:
         heard = self._session.output.hold()
         _, onset = self._starts.get(action.utterance, (0, self._session.microphone.position))
         if self._outlet.drops:
-            self._outlet.held(action.turn, _ms(onset))
+            self._outlet.held(action.turn, mic_ms(onset))
         self.step("held", f"{heard} ms heard")
 
     @do.register
@@ -260,7 +262,7 @@ class Stagehand:
         output, turn = self._session.output, action.turn
         self.calls.closed(turn, heard=False)
         heard, heard_ms = self._heard(turn)
-        repeated = self._repeated(turn)
+        repeated = self._session.output.repetition(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
             self.tell(action.utterance)
@@ -309,7 +311,7 @@ class Stagehand:
     def _(self, action: inputs.CloseTurn) -> None:
         output, turn = self._session.output, action.turn
         heard, heard_ms = self._heard(turn)
-        repeated = self._repeated(turn)
+        repeated = self._session.output.repetition(turn)
         if output.playback.turn == turn:
             output.drop()
         self._turns.pop(turn, None)
@@ -377,13 +379,6 @@ class Stagehand:
             return output.text_until(turn, told) or "", told
         return text, heard_ms
 
-    def _repeated(self, turn: int) -> str:
-        """What of a turn was said twice, because its voice was taken over."""
-        output = self._session.output
-        if output.playback.turn != turn or not output.repeated:
-            return ""
-        return f", {output.repeated} samples of the voice repeated"
-
     def _remember(self, turn: int, text: str, *, complete: bool) -> None:
         if text:
             self.history.say(Said(turn_item(self._session.id, turn), "assistant", text, turn, complete))
@@ -397,10 +392,6 @@ class Stagehand:
             return
         self._untold.discard(utterance)
         start, onset = self._starts.get(utterance, (0, 0))
-        self._outlet.speech_started(utterance, _ms(start), _ms(onset))
+        self._outlet.speech_started(utterance, mic_ms(start), mic_ms(onset))
         if stopped:
-            self._outlet.speech_stopped(utterance, _ms(self._session.microphone.position))
-
-
-def _ms(samples: int) -> int:
-    return samples * 1000 // MIC_RATE
+            self._outlet.speech_stopped(utterance, self._session.microphone.position_ms)

@@ -9,7 +9,7 @@ from bus.waterfall import drawn, spans
 
 INTERRUPTED = [
     ["onset", 100, "96 ms"], ["end_of_speech", 1100, "900 ms"], ["final_text", 1180, ""], ["turn", 1190, ""],
-    ["first_sentence", 1500, ""], ["first_audio", 1600, ""], ["first_out", 1610, ""],
+    ["first_token", 1400, ""], ["first_sentence", 1500, ""], ["first_audio", 1600, ""], ["first_out", 1610, ""],
     ["onset", 2000, "1990 ms"], ["held", 2001, "380 ms heard"], ["resumed", 2200, "from 380 ms"],
     ["onset", 3000, "2990 ms"], ["held", 3001, "1180 ms heard"], ["final_text", 3300, ""],
     ["cancelled", 3301, "turn_detected, 1180 ms heard"], ["stopped:playback", 3301, "stopped"],
@@ -26,7 +26,8 @@ def test_every_stretch_of_a_turn_has_its_span():
     assert [(span.name, span.start, span.end) for span in spans(record(INTERRUPTED))] == [
         ("listen", 100, 1100),
         ("transcribe", 1100, 1180),
-        ("think", 1190, 1500),
+        ("think", 1190, 1400),
+        ("compose", 1400, 1500),
         ("voice", 1500, 1600),
         ("deliver", 1600, 1610),
         ("speak", 1610, 3301),
@@ -61,7 +62,7 @@ def test_as_text():
     assert lines[1] == "made in vain: 48000 samples by the voice, 12 tokens by the model"
     assert lines[2] == "did not say that they stopped: llm"
     bars = {text.split()[0]: text for text in lines if "█" in text}
-    assert list(bars)[:3] == ["listen", "transcribe", "think"] and len(bars) == 10
+    assert list(bars)[:3] == ["listen", "transcribe", "think"] and len(bars) == 11
     assert bars["listen"].count("█") == round(1000 / 5201 * 40) and bars["listen"].rstrip().split()[-2] == "900"
     assert all(text.index("█") >= 16 and text.rindex("█") <= 16 + 40 for text in bars.values())
     ends = [float(text.split()[0]) for text in lines if " ms  +" in text]

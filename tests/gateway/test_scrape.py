@@ -69,7 +69,7 @@ async def test_every_process_is_seen_at_one_target(after_a_call):
     turns = {labels["outcome"]: n for labels, n in found["bargein_turns_total"]}
     assert (turns["done"], turns["cancelled"]) == (1, 1)
     spans = {labels["span"]: n for labels, n in found["bargein_span_seconds_count"]}
-    assert spans == {"transcribe": 2, "think": 2, "voice": 2, "deliver": 2}
+    assert spans == {"transcribe": 2, "think": 2, "compose": 2, "voice": 2, "deliver": 2}
     claims = {labels["stage"]: (labels["engine"], n) for labels, n in found["bargein_worker_claims_total"]}
     assert claims == {"stt": ("scripted", 1), "llm": ("scripted", 2), "tts": ("scripted", 2)}
     busy = {labels["stage"]: n for labels, n in found["bargein_worker_busy_seconds_total"]}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus.cancel import Cancelled, CancelToken
-from bus.events import ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
+from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
 from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
@@ -170,6 +170,8 @@ class _Answer:
                 if isinstance(delta, Finish):
                     self._finish = delta
                     continue
+                if not self.tokens:
+                    self._writer.write("reply", ReplyBegun(self._lease.turn, self._lease.fence))
                 self.tokens += 1
                 if isinstance(delta, Call):
                     self._flush()

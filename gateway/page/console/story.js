@@ -3,7 +3,7 @@
 import { SPANS, clock, fate, milliseconds } from "./words.js";
 
 /** What a caller waits for: the spans between the end of a question and the first sound of the answer. */
-const WAIT = ["transcribe", "think", "voice", "deliver"];
+const WAIT = ["transcribe", "think", "compose", "voice", "deliver"];
 
 export class Story extends EventTarget {
   /** @param {HTMLOListElement} element; dispatches "play" with a time as detail */

@@ -11,6 +11,7 @@ export const SPANS = {
   listen: "listens",
   transcribe: "transcribes",
   think: "thinks",
+  compose: "writes",
   voice: "finds its voice",
   deliver: "delivers",
   speak: "speaks",

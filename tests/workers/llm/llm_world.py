@@ -7,7 +7,7 @@ import contextlib
 import itertools
 
 from bus.cancel import raise_watermark
-from bus.events import ReplyEnd, Said, Stopped, TurnOffer
+from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, TurnOffer
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Work
@@ -108,17 +108,22 @@ class World:
         await raise_watermark(self.bus, self.session, turn, "turn_detected")
 
     async def written(self, turn):
-        """The events of a turn on the reply stream, until its end."""
+        """What was said in a turn, as events of the reply stream, until its end."""
 
         def found(events):
-            return events if events and isinstance(events[-1], ReplyEnd) else None
+            said = [event for event in events if not isinstance(event, ReplyBegun)]
+            return said if said and isinstance(said[-1], ReplyEnd) else None
 
         return await self._until("reply", turn, found)
 
     async def sentences(self, turn, count):
         """The first ``count`` sentences' texts."""
-        events = await self._until("reply", turn, lambda events: events if len(events) >= count else None)
-        return [event.text for event in events[:count]]
+
+        def found(events):
+            said = [event.text for event in events if isinstance(event, Sentence)]
+            return said[:count] if len(said) >= count else None
+
+        return await self._until("reply", turn, found)
 
     async def ack(self, turn) -> Stopped:
         (ack,) = await self._until("acks", turn, lambda events: events)

@@ -5,7 +5,7 @@ import pytest
 import pytest_asyncio
 
 from bus.cancel import Cancelled
-from bus.events import ReplyEnd, Sentence
+from bus.events import ReplyBegun, ReplyEnd, Sentence
 from bus.keys import session_key
 from bus.leases import Work
 from tests.bus.fake_server import fake_connector
@@ -56,6 +56,15 @@ async def test_a_turn_that_was_cancelled_before_its_offer_was_claimed_never_star
     async with world.worker(engine):
         assert (await world.ack(1)).outcome == "never_started"
         assert engine.prompts == []
+
+
+async def test_the_first_token_is_told_once_and_first(world):
+    """It comes before the first sentence, and not at all where the model wrote nothing."""
+    async with world.worker(Engine(["One two. ", "Three four."])):
+        await world.offer(1, ("user", "count"))
+        await world.written(1)
+    events = [entry.event for entry in await world.bus.replay(session_key(world.session, "reply"))]
+    assert [type(event) for event in events] == [ReplyBegun, Sentence, Sentence, ReplyEnd]
 
 
 async def test_a_cancelled_turn_says_what_it_wasted(world):
