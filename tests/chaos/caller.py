@@ -25,6 +25,8 @@ class Turn:
 
     utterance: int
     began: float
+    seen: int = 0
+    """Events that the client had received before."""
     ended: float = 0.0
     waited: float = 0.0
     """Seconds of silence where there should have been speech: before the reply, or within it."""
@@ -33,6 +35,8 @@ class Turn:
     lost: list[int] = field(default_factory=list)
     """Words of the reply that were not heard."""
     doubled: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    """The word that was cut when the client had to come back: the reply goes on with it, so it is heard once more."""
     stale: list[int] = field(default_factory=list)
     """Words heard that belong to another reply."""
 
@@ -63,6 +67,12 @@ def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[in
     lost = [number for number in expected if number not in got]
     doubled = [number for place, number in enumerate(got) if number in got[:place] and number in expected]
     return lost, doubled, [number for number in got if number not in expected]
+
+
+def said_again(doubled: list[int], got: list[int], returns: int) -> list[int]:
+    """Of the ``doubled`` words those that follow themselves at once, one for each time the client came back."""
+    at_once = [number for before, number in zip(got, got[1:], strict=False) if before == number and number in doubled]
+    return at_once[:returns]
 
 
 class Caller:
@@ -100,7 +110,7 @@ class Caller:
     async def _talk(self, call: Call) -> None:
         utterance, over = 0, False
         while over or self._clock() < self._until:
-            turn = Turn(utterance, self._clock())
+            turn = Turn(utterance, self._clock(), len(call.events))
             self.story.turns.append(turn)
             over = await self._turn(call, turn)
             turn.ended = self._clock()
@@ -128,7 +138,7 @@ class Caller:
             turn.status, turn.error = "missing", str(error)
             turn.waited = PATIENCE
             return False
-        self._judge(turn, reply, numbers, spoken.last_sound)
+        self._judge(call, turn, reply, numbers, spoken.last_sound)
         return interrupted
 
     async def _reply(self, call: Call) -> Reply:
@@ -136,11 +146,15 @@ class Caller:
         self._taken += 1
         return reply
 
-    def _judge(self, turn: Turn, reply: Reply, said: list[int], last_sound: float | None) -> None:
+    def _judge(self, call: Call, turn: Turn, reply: Reply, said: list[int], last_sound: float | None) -> None:
         if reply.started is not None and last_sound is not None:
             turn.waited = (reply.started - last_sound) / 1000
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
+        returns = sum(event["type"] == "client.returned" for _, event in call.events[turn.seen :])
+        turn.again = said_again(turn.doubled, heard, returns)
+        for number in turn.again:
+            turn.doubled.remove(number)
         if turn.status != "completed":
             turn.lost = [] if turn.status == "interrupted" else turn.lost
         elif reply.started is not None and reply.ended is not None:
