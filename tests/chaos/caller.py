@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from benchmarks.model_server import reply_to
 from gateway.client import Call, CallError, NoReply
 from gateway.client_audio import RATE
 from gateway.client_ear import Reply
+from gateway.output import LONGEST_REPEAT
 
 WORDS = 4
 """Words of an utterance."""
@@ -36,7 +38,8 @@ class Turn:
     """Words of the reply that were not heard."""
     doubled: list[int] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    """The word that was cut when the client had to come back: the reply goes on with it, so it is heard once more."""
+    """Words heard once more after the client had to come back: the reply goes on with the word that was cut, as far as
+    its place is known, at most LONGEST_REPEAT before."""
     stale: list[int] = field(default_factory=list)
     """Words heard that belong to another reply."""
 
@@ -67,12 +70,6 @@ def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[in
     lost = [number for number in expected if number not in got]
     doubled = [number for place, number in enumerate(got) if number in got[:place] and number in expected]
     return lost, doubled, [number for number in got if number not in expected]
-
-
-def said_again(doubled: list[int], got: list[int], returns: int) -> list[int]:
-    """Of the ``doubled`` words those that follow themselves at once, one for each time the client came back."""
-    at_once = [number for before, number in zip(got, got[1:], strict=False) if before == number and number in doubled]
-    return at_once[:returns]
 
 
 class Caller:
@@ -152,9 +149,8 @@ class Caller:
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
         returns = sum(event["type"] == "client.returned" for _, event in call.events[turn.seen :])
-        turn.again = said_again(turn.doubled, heard, returns)
-        for number in turn.again:
-            turn.doubled.remove(number)
+        most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
+        turn.again, turn.doubled = turn.doubled[:most], turn.doubled[most:]
         if turn.status != "completed":
             turn.lost = [] if turn.status == "interrupted" else turn.lost
         elif reply.started is not None and reply.ended is not None:

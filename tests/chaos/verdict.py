@@ -25,7 +25,7 @@ class Row:
     lost: int = 0
     doubled: int = 0
     again: int = 0
-    """Words that were cut by a gateway's end and began the rest of their reply: no fault."""
+    """Words that began the rest of a reply after a gateway's end, though they had been heard: no fault."""
     stale: int = 0
     """Words of another reply, and frames of one that was over."""
     failed: int = 0
