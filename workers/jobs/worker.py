@@ -66,6 +66,11 @@ class JobWorker(Worker):
         self.notifier.alive()
         super().heartbeat(*args, **kwargs)
 
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for a job: from the first time on RQ's own signal handlers are there, and it is ready."""
+        self.notifier.ready()
+        return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         now = time.time()
@@ -118,7 +123,6 @@ def main() -> int:
     # The scheduler, a process of its own, is what carries out a retry with an interval.
     worker = make_worker(connection)
     worker.notifier = Notifier()
-    worker.notifier.ready()
     worker.work(logging_level=level, with_scheduler=True)
     return 0
 
