@@ -10,7 +10,7 @@ CHATTERBOX ?= .venv-chatterbox
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -71,6 +71,11 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
+
+audit:  ## known vulnerabilities of what is pinned, by pip-audit; needs the network
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@# --strict: a service that does not know the packages is no clean bill of health.
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt -r constraints-nemo.txt
 
 clean:  ## remove what was installed and built; the data in .bargein stays
 	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
