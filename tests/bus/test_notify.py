@@ -93,3 +93,19 @@ async def test_where_nobody_watches_it_is_silent(environment):
     notifier.ready()
     await notifier.watch()
     notifier.stopping()
+
+
+async def test_a_file_says_that_it_lives(tmp_path):
+    """Where ALIVE_FILE is set, the file is there from the moment at which the process serves, and touched from then on,
+    not before."""
+    file = tmp_path / "alive"
+    notifier = Notifier({"ALIVE_FILE": str(file)})
+    assert notifier.interval > 0
+    notifier.alive()
+    assert not file.exists()
+    notifier.ready()
+    os.utime(file, (0, 0))
+    watching = asyncio.create_task(notifier.watch())
+    await asyncio.sleep(0)
+    assert file.stat().st_mtime > 0
+    watching.cancel()

@@ -7,9 +7,8 @@ import subprocess
 
 import pytest
 
-from bus.settings import BusSettings
 from gateway.settings import GatewaySettings
-from tests.deploy.units import DEPLOY, NAMES, SYSTEMD, settings
+from tests.deploy.units import DEPLOY, NAMES, SYSTEMD, every_settings, settings
 from workers.process import WorkerSettings
 from workers.supervisor import MODULES
 
@@ -83,21 +82,3 @@ def test_secrets_are_files_and_drains_have_time():
 
 def drain():
     return max(kind.model_fields["drain_s"].default for kind in (WorkerSettings, GatewaySettings))
-
-
-def every_settings():
-    """Every settings class of every process."""
-    import workers.jobs.worker
-    import workers.llm.engines.openai
-    import workers.llm.worker
-    import workers.stt.engines.http
-    import workers.supervisor
-    import workers.tts.engines.http
-    import workers.tts.worker  # noqa: F401
-
-    found, new = set(), [BusSettings]
-    while new:
-        kind = new.pop()
-        found.add(kind)
-        new += kind.__subclasses__()
-    return found

@@ -5,10 +5,13 @@ MemoryDenyWriteExecute, without privileges and unable to gain any.
 """
 
 import ctypes
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from bus.settings import BusSettings
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -68,6 +71,22 @@ def confine(unit):
 def _check(result):
     if result != 0:
         raise OSError(-result, "the sandbox cannot be set up")
+
+
+def every_settings():
+    """Every settings class of every process."""
+    for module in (
+        "gateway.settings", "workers.jobs.worker", "workers.llm.engines.openai", "workers.llm.worker",
+        "workers.stt.engines.http", "workers.stt.engines.nemo", "workers.supervisor", "workers.tts.engines.chatterbox",
+        "workers.tts.engines.http", "workers.tts.worker",
+    ):  # fmt: skip
+        importlib.import_module(module)
+    found, new = set(), [BusSettings]
+    while new:
+        kind = new.pop()
+        found.add(kind)
+        new += kind.__subclasses__()
+    return found
 
 
 if __name__ == "__main__":
