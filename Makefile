@@ -7,10 +7,11 @@ ARGS ?=
 # Test files that run at a time: most of them wait for speech to be spoken.
 JOBS ?= 2
 CHATTERBOX ?= .venv-chatterbox
+DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit docs
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -77,8 +78,11 @@ audit:  ## known vulnerabilities of what is pinned, by pip-audit; needs the netw
 	@# --strict: a service that does not know the packages is no clean bill of health.
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt -r constraints-nemo.txt
 
+docs: $(DOCS)/.installed  ## the site in build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
 clean:  ## remove what was installed and built; the data in .bargein stays
-	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
+	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
 	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each client in an environment of its own, with the versions that were seen to work.
@@ -108,6 +112,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@# Only for the smart-turn model that lies in it: nothing of it is imported.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMART_TURN)
 	@touch $(VENV)/.installed $@
+
+$(DOCS)/.installed: constraints-docs.txt
+	@$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints-docs.txt mkdocs-material
+	@touch $@
 
 # torch first: what PyPI gives a machine with a GPU is a CUDA build, and NeMo must not exchange it.
 $(NEMO)/.installed: pyproject.toml constraints-nemo.txt

@@ -81,7 +81,7 @@ class BusSettings(BaseSettings):
     )
 
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
-    """Where the bus is, in one of the forms of ``bus.address``."""
+    """Where the bus is, in one of the forms of ``bus.address`` (docs/redis.md)."""
     redis_username: str = ""
     """Who we are there, where the URL does not say it."""
     redis_password: SecretStr = SecretStr("")
