@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NEMO ?= .venv-nemo
 ARGS ?=
+# Test files that run at a time: most of them wait for speech to be spoken.
+JOBS ?= 2
 CHATTERBOX ?= .venv-chatterbox
 DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
@@ -23,7 +25,7 @@ run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
 
 install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
 

@@ -35,6 +35,7 @@ from bus.child import ending
 from bus.connect import OUTAGE, connector
 from bus.embedded import Embedded, Problem, is_ours_to_start
 from bus.logs import start_logging
+from bus.notify import Notifier
 from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked
 
 log = logging.getLogger("bus.server")
@@ -75,26 +76,30 @@ def answers(where: str | Address) -> bool:
     return True
 
 
-def watch(where: Address, stop: threading.Event, there: bool) -> None:
+def watch(where: Address, stop: threading.Event, there: bool, notifier: Notifier) -> None:
     """Say when the server goes away and when it comes back, until ``stop``; ``there`` is how it is now."""
     url = where.url
     if there:
         log.info("using the Redis that answers at %s; it is only watched", masked(url))
     else:
         log.warning("nobody answers at %s, where no embedded server can be started; waiting for it", masked(url))
+    if there:
+        notifier.ready()
     while not stop.wait(WATCH_EVERY):
+        notifier.alive()
         try:
             now = answers(where)
         except Problem:
             now = False
         if now and not there:
             log.info("the Redis at %s answers", masked(url))
+            notifier.ready()
         elif there and not now:
             log.warning("the Redis at %s no longer answers", masked(url))
         there = now
 
 
-def keep_alive(server: Embedded, stop: threading.Event) -> None:
+def keep_alive(server: Embedded, stop: threading.Event, notifier: Notifier) -> None:
     """Run the embedded server until ``stop``, starting it again with growing waits when it dies. Raises Problem."""
     backoff = Backoff(0.2, 10.0)
     try:
@@ -102,12 +107,13 @@ def keep_alive(server: Embedded, stop: threading.Event) -> None:
             began = time.monotonic()
             server.start()
             if _ready(server, stop):
+                notifier.ready()
                 log.info(
                     "started an embedded Redis at %s (%s); its data is in %s",
                     masked(server.url), server.program, server.folder,
                 )  # fmt: skip
             while server.returncode is None and not stop.wait(POLL_EVERY):
-                pass
+                notifier.alive()
             if server.returncode is None:
                 _let_clients_go(server)
                 return
@@ -151,11 +157,12 @@ def _let_clients_go(server: Embedded) -> None:
 def run(settings: BusSettings, stop: threading.Event) -> None:
     """Use or start a server for ``settings``, until ``stop``. Raises Problem when neither is possible."""
     where = settings.address()
+    notifier = Notifier()
     there = answers(where)
     if there or not is_ours_to_start(where.url):
-        watch(where, stop, there)
+        watch(where, stop, there, notifier)
     else:
-        keep_alive(Embedded(where.with_credentials(), settings.embedded_redis_dir), stop)
+        keep_alive(Embedded(where.with_credentials(), settings.embedded_redis_dir), stop, notifier)
 
 
 @contextmanager
@@ -194,6 +201,7 @@ def main() -> int:
     def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise SystemExit(128 + number)
+        Notifier().stopping()
         stop.set()
 
     signal.signal(signal.SIGTERM, on_signal)

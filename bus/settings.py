@@ -1,8 +1,9 @@
 """The settings every process shares, and how any process reads its own.
 
 A process declares a subclass of ``BusSettings`` and calls ``load`` with it. A field ``redis_url`` is the variable
-``REDIS_URL``. Values come from the environment, else from a ``.env`` file in the working directory, else from the
-default; an empty value counts as absent. Values that may hold a secret are never printed.
+``REDIS_URL``. Values come from the environment, else from a file ``redis_url`` in ``CREDENTIALS_DIRECTORY`` (systemd's
+``LoadCredential=``, or a mounted secret), else from a ``.env`` file in the working directory, else from the default; an
+empty value counts as absent. Values that may hold a secret are never printed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from bus.address import Address, Tls
 
@@ -55,6 +56,16 @@ RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 """A server's address. Declare such a field with ``repr=False``: it may hold a password."""
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda v: str(v).upper())]
+
+
+class Credentials(SecretsSettingsSource):
+    """Files named as the fields, each with one value, in the folder that ``CREDENTIALS_DIRECTORY`` names."""
+
+    def __init__(self, kind: type[BaseSettings]) -> None:
+        super().__init__(kind, secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY") or None)
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if value != ""}
 
 
 class BusSettings(BaseSettings):
@@ -95,6 +106,17 @@ class BusSettings(BaseSettings):
     """json: an object a line, with session and turn as fields."""
     tracing: bool = False
     """Whether OpenTelemetry is told of every turn; where, its own variables say (OTEL_EXPORTER_OTLP_ENDPOINT)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, Credentials(settings_cls), dotenv_settings
 
     @field_validator("redis_ca_file", "redis_cert_file", "redis_key_file")
     @classmethod

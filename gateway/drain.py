@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.applications import Starlette
 
+from bus.notify import Notifier
 from gateway.settings import GatewaySettings
 from gateway.silero import prepare
 
@@ -43,10 +44,20 @@ class Server(uvicorn.Server):
         self._shares_port = shares_port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._notifier = Notifier()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+        watching = self._loop.create_task(self._notifier.watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watching.cancel()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._notifier.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway: Gateway | None = getattr(getattr(self.config.app, "state", None), "gateway", None)
@@ -54,6 +65,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         gateway.draining = True
+        self._notifier.stopping()
         log.info("%s: %d calls go on", signal.Signals(sig).name, len(gateway.sessions))
         self._loop.call_soon_threadsafe(self._begin, gateway)
 

@@ -19,13 +19,15 @@ INSTALLED = {canonicalize_name(each.name): each for each in distributions()}
 PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "Unlicense", "Zlib",
 }  # fmt: skip
-NAMED_IN_README = {"GPL-3.0-or-later", "LGPL-2.1", "LGPL-2.1-or-later", "MPL-2.0", "PSF-2.0"}
+NAMED_IN_README = {"GPL-3.0-only", "GPL-3.0-or-later", "LGPL-2.1", "LGPL-2.1-or-later", "MPL-2.0", "PSF-2.0"}
 """Used as they are, by name: each package under one of these stands in README.md with how it is used."""
 AS_SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
+    "Apache": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
+    "GPL-3.0": "GPL-3.0-only",
     "GNU Library or Lesser General Public License (LGPL)": "LGPL-2.1",
     "MIT License": "MIT",
     "MIT style": "MIT",

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from bus import tracing
 from bus.logs import start_logging
+from bus.notify import Notifier
 from bus.settings import CONFIGURATION_ERROR, BusSettings, load
 from bus.streams import Bus, connector
 from workers.engines import EngineError, find
@@ -71,6 +72,7 @@ async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> 
         loop.add_signal_handler(number, worker.drain)
     running = asyncio.create_task(worker.run())
     draining = asyncio.create_task(worker.draining.wait())
+    told = asyncio.create_task(_tell(worker))
     try:
         await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
         if not worker.ready.is_set() and not running.done():
@@ -82,8 +84,23 @@ async def _run(kind: type[Worker], engine: object, settings: WorkerSettings) -> 
         return _complain(error)
     finally:
         draining.cancel()
+        told.cancel()
         await bus.close()
     return 0
+
+
+async def _tell(worker: Worker) -> None:
+    """Tell systemd once the worker serves, and of its life from then on, until cancelled."""
+    notifier = Notifier()
+    watching = asyncio.create_task(notifier.watch())
+    try:
+        await worker.ready.wait()
+        notifier.ready()
+        await worker.draining.wait()
+        notifier.stopping()
+        await watching
+    finally:
+        watching.cancel()
 
 
 def _complain(error: EngineError) -> int:

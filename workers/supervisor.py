@@ -3,6 +3,7 @@
 honcho ends everything when one process ends, so each line of the Procfile but Redis's is
 ``python -m workers.supervisor NAME``. The worker is a process group of its own, so that a signal to the whole line
 reaches it once, through here. Its output goes where the supervisor's goes. It dies with the supervisor.
+Where systemd or a container runtime does all that, ``--exec`` only becomes the worker, with the Python that is set.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -162,8 +164,12 @@ async def supervise(supervisor: Supervisor) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.supervisor", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=MODULES, help="what to keep running")
-    name = parser.parse_args().name
-    settings = load(SupervisorSettings)
+    parser.add_argument("--exec", action="store_true", help="become it instead, for systemd, which keeps it running")
+    told = parser.parse_args()
+    name, settings = told.name, load(SupervisorSettings)
+    if told.exec:
+        command = settings.command(name)
+        os.execvp(command[0], command)
     start_logging(settings.log_level, settings.log_format)
     asyncio.run(supervise(Supervisor(name, settings.command(name), settings.shutdown_s)))
     return 0

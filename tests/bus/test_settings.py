@@ -132,3 +132,29 @@ def test_a_file_that_is_not_text_is_named(capsys):
         load(BusSettings)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(".env: ")
+
+
+def test_a_credential_is_a_file(monkeypatch, tmp_path):
+    """A file of CREDENTIALS_DIRECTORY holds a value, in either case, without its line end; it wins over .env, and the
+    environment over it. An empty one is as good as none."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    for name, text in {"redis_password": "from-file\n", "API_KEY": "abc\n", "pin": "\n", "bus_shards": "16\n"}.items():
+        (folder / name).write_text(text)
+    Path(".env").write_text("REDIS_PASSWORD=from-env-file\nBUS_SHARDS=4\nPIN=12\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    settings = load(Everything)
+    assert settings.redis_password.get_secret_value() == "from-file"
+    assert (settings.api_key, settings.bus_shards, settings.pin.get_secret_value()) == ("abc", 16, "12")
+    monkeypatch.setenv("REDIS_PASSWORD", "from-environment")
+    assert load(Everything).redis_password.get_secret_value() == "from-environment"
+
+
+def test_a_wrong_credential_is_refused_unseen(monkeypatch, tmp_path, capsys):
+    """A value from a file that does not fit is named, and not shown."""
+    (tmp_path / "pin").write_text("geheim")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(SystemExit):
+        load(Everything)
+    told = capsys.readouterr().err
+    assert told.startswith("PIN=(hidden): ") and "geheim" not in told

@@ -148,7 +148,7 @@ class Caller:
             turn.waited = (reply.started - last_sound) / 1000
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
-        returns = sum(event["type"] == "client.returned" for _, event in call.events[turn.seen :])
+        returns = sum(bool(event.get("resumed")) for _, event in call.events[turn.seen :])
         most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
         turn.again, turn.doubled = turn.doubled[:most], turn.doubled[most:]
         if turn.status != "completed":

@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import time
+from typing import Any
 
 from pydantic import Field
 from redis import Redis
@@ -26,6 +27,7 @@ from bus.child import tie_forks
 from bus.connect import connector
 from bus.embedded import Problem
 from bus.logs import start_logging
+from bus.notify import Notifier
 from bus.server import answers
 from bus.settings import CONFIGURATION_ERROR, load, masked
 from workers.jobs.queue import QUEUE, JobSettings
@@ -57,6 +59,17 @@ class JobWorker(Worker):
     """An RQ worker that also removes recordings that are too old, at its start and every SWEEP_EVERY seconds."""
 
     swept = 0.0
+    notifier = Notifier({})
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """RQ's own sign of life, while it waits for a job and while one is done; systemd gets it too."""
+        self.notifier.alive()
+        super().heartbeat(*args, **kwargs)
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for a job: from the first time on RQ's own signal handlers are there, and it is ready."""
+        self.notifier.ready()
+        return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
@@ -77,7 +90,7 @@ def wait_for(where: Address) -> None:
         time.sleep(backoff.next())
 
 
-def make_worker(connection: Redis) -> Worker:
+def make_worker(connection: Redis) -> JobWorker:
     """The worker, not yet at work."""
     return JobWorker(
         [Queue(QUEUE, connection=connection)],
@@ -108,7 +121,9 @@ def main() -> int:
     # At INFO rq reports its own upkeep every MAINTENANCE_EVERY seconds; jobs log what they did themselves.
     level = "DEBUG" if settings.log_level == "DEBUG" else "WARNING"
     # The scheduler, a process of its own, is what carries out a retry with an interval.
-    make_worker(connection).work(logging_level=level, with_scheduler=True)
+    worker = make_worker(connection)
+    worker.notifier = Notifier()
+    worker.work(logging_level=level, with_scheduler=True)
     return 0
 
 
