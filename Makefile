@@ -19,8 +19,7 @@ help:  ## this list
 	@echo 'Variables: PYTHON=python3.12 (another Python), VENV=folder, ARGS=... (for pytest or the benchmark)'
 
 run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C ends it
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/honcho start; code=$$?; \
-	[ $$code -eq 130 ] || [ $$code -eq 143 ] || exit $$code
+	@$(BIN)/bargein run
 
 install: $(VENV)/.installed  ## make .venv and install into it
 
@@ -83,7 +82,7 @@ docs: $(DOCS)/.installed  ## the site in build/site; a link that leads nowhere f
 
 clean:  ## remove what was installed and built; the data in .bargein stays
 	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
-	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find bargein bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each client in an environment of its own, with the versions that were seen to work.
 build/clients/.installed: tests/clients/requirements-livekit.txt tests/clients/requirements-pipecat.txt tests/clients/package.json

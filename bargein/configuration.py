@@ -90,11 +90,12 @@ SECTIONS = (
 INTRODUCTION = """\
 # Configuration
 
-Every process reads its settings from the environment, else from a `.env` file in the directory it is started in, else
-takes the default. An empty value counts as not set, but for `FALLBACK_TEXT`. A wrong value stops the start (exit code
-2) with a line that names the variable, the value and what is allowed. `bargein config` shows the values in effect,
-secrets hidden; [.env.example](../.env.example) has the same variables to copy. An engine's settings are read while that
-engine is chosen; one of your own (`package.module:Class`) has its own.
+Every process reads its settings from the environment, else from a file of the setting's name in the folder that
+`CREDENTIALS_DIRECTORY` names (systemd's `LoadCredential=`, or a mounted secret), else from a `.env` file in the
+directory it is started in, else takes the default. An empty value counts as not set, but for `FALLBACK_TEXT`. A wrong
+value stops the start (exit code 2) with a line that names the variable, the value and what is allowed. `bargein
+config` shows the values in effect, secrets hidden; [.env.example](../.env.example) has the same variables to copy. An
+engine's settings are read while that engine is chosen; one of your own (`package.module:Class`) has its own.
 
 This page is written by `python -m bargein config --markdown`; a test holds it to the code.
 """

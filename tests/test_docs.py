@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], key=str)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 SETTINGS = {variable.name.upper() for section in SECTIONS for _, variable in variables(section)}
-OTHERS = {"BARGEIN_API_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "YOUR_KEY"}
+OTHERS = {
+    "BARGEIN_API_KEY", "CREDENTIALS_DIRECTORY", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "YOUR_KEY",
+}  # fmt: skip
 """Variables that clients and other programs read, and a word to replace."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

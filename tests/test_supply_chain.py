@@ -27,6 +27,7 @@ AS_SPDX = {
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
+    "GPL-3.0": "GPL-3.0-only",
     "GNU Library or Lesser General Public License (LGPL)": "LGPL-2.1",
     "GPL-3.0": "GPL-3.0-only",
     "MIT License": "MIT",
