@@ -200,6 +200,7 @@ do_install() {
         restart
     fi
     prune
+    if [ "$before" = "$version" ]; then before=''; fi
     say "bargein $version is installed${before:+; before it was $before}"
 }
 
