@@ -4,11 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NEMO ?= .venv-nemo
 ARGS ?=
+# Test files that run at a time: most of them wait for speech to be spoken.
+JOBS ?= 2
 CHATTERBOX ?= .venv-chatterbox
+DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit docs
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -16,13 +19,12 @@ help:  ## this list
 	@echo 'Variables: PYTHON=python3.12 (another Python), VENV=folder, ARGS=... (for pytest or the benchmark)'
 
 run: $(VENV)/.installed  ## install what is missing and start everything; Ctrl-C ends it
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/honcho start; code=$$?; \
-	[ $$code -eq 130 ] || [ $$code -eq 143 ] || exit $$code
+	@$(BIN)/bargein run
 
 install: $(VENV)/.installed  ## make .venv and install into it
 
 test: $(VENV)/.installed-dev speech lint  ## install what tests need, then lint, types and all tests
-	$(BIN)/python -m pytest -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not nemo and not chatterbox and not clients' $(ARGS)
 
 install-nemo: $(NEMO)/.installed  ## make .venv-nemo for STT_ENGINE=nemo: PyTorch and NeMo, 2.3 GB
 
@@ -70,9 +72,17 @@ lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyp
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
 
+audit:  ## known vulnerabilities of what is pinned, by pip-audit; needs the network
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@# --strict: a service that does not know the packages is no clean bill of health.
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt -r constraints-nemo.txt
+
+docs: $(DOCS)/.installed  ## the site in build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
 clean:  ## remove what was installed and built; the data in .bargein stays
-	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
-	find bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(NEMO) $(CHATTERBOX) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/speech/*.wav
+	find bargein bus gateway workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each client in an environment of its own, with the versions that were seen to work.
 build/clients/.installed: tests/clients/requirements-livekit.txt tests/clients/requirements-pipecat.txt tests/clients/package.json
@@ -101,6 +111,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@# Only for the smart-turn model that lies in it: nothing of it is imported.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMART_TURN)
 	@touch $(VENV)/.installed $@
+
+$(DOCS)/.installed: constraints-docs.txt
+	@$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints-docs.txt mkdocs-material
+	@touch $@
 
 # torch first: what PyPI gives a machine with a GPU is a CUDA build, and NeMo must not exchange it.
 $(NEMO)/.installed: pyproject.toml constraints-nemo.txt

@@ -4,8 +4,8 @@ Thousands of short sessions, several at a time, each with a reply that is cut of
 many of them memory, file descriptors and threads of each process are read. Once RETENTION_S has passed after the last,
 the keys are those that there were before the first.
 
-It fails when a process has more than 2 % (and 2 MB) more memory at the end than after the first tenth of the sessions
-(at most a thousand), or more than 4 file descriptors or threads.
+It fails when a process has more than 2 % (and 2 MB) more memory at the end than after the first thousand (--after), or
+4 file descriptors or threads more.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def session(url: str) -> None:
 async def run(product: Product, options: argparse.Namespace) -> list[str]:
     """All sessions; what is wrong."""
     redis = Redis.from_url(product.redis_url)
-    mark = min(1000, options.sessions // 10)
+    mark = min(options.after, options.sessions)
     left, done, first, began = iter(range(options.sessions)), 0, {}, time.monotonic()
     keys = await _keys(redis)
     url = product.ws
@@ -115,6 +115,7 @@ async def _keys(redis: Redis) -> set[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.leaks", description=__doc__)
     parser.add_argument("--sessions", type=int, default=10_000)
+    parser.add_argument("--after", type=int, default=1000, help="sessions after which nothing may grow any more")
     parser.add_argument("--at-a-time", type=int, default=10)
     parser.add_argument("--every", type=int, default=500, help="sessions between two looks")
     parser.add_argument("--json", help="write what is wrong to this file")

@@ -211,6 +211,8 @@ def usage(product: Product, others: dict[int, str]) -> dict[int, tuple[str, floa
         for word, name in PROCESSES.items()
         if any(word in part for part in words)
     } | others
+    if pid := product.server():
+        known[pid] = "redis"
     for pid, name in known.items():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

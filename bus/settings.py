@@ -31,7 +31,7 @@ _SECRET_NAME = re.compile(r"secret|password|passwd|token(?!s)|credential|(^|_)ke
 _USERINFO = re.compile(r"(?<=://).*@", re.DOTALL)
 _PASSWORD_QUERY = re.compile(r"(?<=[?&]password=)[^&\s]*")
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", SecretStr: "text", Path: "a path"}
 
 
 def masked(text: str) -> str:
@@ -77,25 +77,31 @@ class BusSettings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
-    """Where the bus is, in one of the forms of ``bus.address``."""
+    """Where the bus is, in one of the forms of ``bus.address`` (docs/redis.md)."""
     redis_username: str = ""
-    redis_password: SecretStr = SecretStr("")
     """Who we are there, where the URL does not say it."""
+    redis_password: SecretStr = SecretStr("")
+    """That user's password."""
     redis_sentinel_username: str = ""
+    """Who we are to the server's sentinels."""
     redis_sentinel_password: SecretStr = SecretStr("")
+    """That user's password."""
     redis_ca_file: Path | None = None
     """Whose signature on the server's certificate is trusted (PEM); absent: the system's authorities."""
     redis_cert_file: Path | None = None
-    """The certificate by which the server knows us (PEM), and its key."""
+    """The certificate by which the server knows us (PEM)."""
     redis_key_file: Path | None = None
+    """That certificate's key (PEM)."""
     bus_shards: int = Field(default=1, ge=1, le=99_999)
     """Into how many shards sessions are spread: a constant of the deployment; a cluster takes 16 or more."""
     embedded_redis_dir: Path = Path(".bargein/redis")
     """Where the embedded server keeps its data: a folder of its own, readable by its owner only."""
     log_level: LogLevel = "INFO"
+    """Only DEBUG shows what was said."""
     log_format: Literal["text", "json"] = "text"
     """json: an object a line, with session and turn as fields."""
     tracing: bool = False
@@ -162,23 +168,24 @@ def problems(kind: type[BaseSettings], error: ValidationError) -> list[str]:
         name = str(item["loc"][0]) if item["loc"] else ""
         field = kind.model_fields.get(name)
         if field is None:
-            lines.append(f"{name.upper() or 'settings'}: {item['msg'].removeprefix('Value error, ')}")
+            lines.append(item["msg"].removeprefix("Value error, "))
             continue
         if item["type"] == "missing":
-            lines.append(f"{name.upper()}: not set; expected {_expected(field)}")
+            lines.append(f"{name.upper()}: not set; expected {expected(field)}")
             continue
-        value = "(hidden)" if _is_secret(name, field) else masked(str(item["input"]))
+        value = "(hidden)" if is_secret(name, field) else masked(str(item["input"]))
         said = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else ""
-        lines.append(f"{name.upper()}={value}: {said or 'expected ' + _expected(field)}")
+        lines.append(f"{name.upper()}={value}: {said or 'expected ' + expected(field)}")
     return lines
 
 
-def _is_secret(name: str, field: FieldInfo) -> bool:
+def is_secret(name: str, field: FieldInfo) -> bool:
+    """Whether a field may hold a secret, by its type or its name."""
     kinds = typing.get_args(field.annotation) or (field.annotation,)
     return SecretStr in kinds or _SECRET_NAME.search(name) is not None
 
 
-def _expected(field: FieldInfo) -> str:
+def expected(field: FieldInfo) -> str:
     """What a field allows, in words, from its annotation and its bounds."""
     bounds = [
         f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in _BOUNDS if hasattr(rule, name)

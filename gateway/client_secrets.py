@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from bus.outbox import OUTAGE
-from gateway.door import Refused
+from gateway.door import Refused, given_key
 from gateway.keys import EPHEMERAL, issue
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_error import ProtocolError
@@ -22,6 +22,8 @@ async def client_secrets(request: Request) -> Response:
     """As OpenAI's endpoint of that name: ``{"expires_after": {"seconds": 600}, "session": {...}}``, both optional."""
     gateway = request.app.state.gateway
     try:
+        if given_key(request).startswith(EPHEMERAL):
+            raise Refused(401, "invalid_request_error", "invalid_api_key", "An ephemeral key issues no other.")
         caller = await gateway.door.caller(request)
         asked = await _body(request)
         seconds = _seconds(asked.get("expires_after") or {})

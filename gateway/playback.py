@@ -9,6 +9,7 @@ Pure: time is passed in (seconds of any monotonic clock). Positions are samples 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 FRAME_MS = 20
@@ -184,11 +185,18 @@ class Playback:
         return self._track.sent if self._track else 0
 
     def word_before(self, longest: int) -> int:
-        """Where the word begins that is sent next, or is in the midst of being sent; at most ``longest`` before."""
+        """Where the word begins that is sent next, or is in the midst of being sent; at most ``longest`` before.
+
+        Where a text of several words has one position, that of its end, a word's share of its time is its share of
+        the letters.
+        """
         track = self._track
         if track is None:
             return 0
-        word = max((at for at, _ in track.texts if at <= track.sent), default=0)
+        begin = max((at for at, _ in track.texts if at <= track.sent), default=0)
+        end, text = next(((at, text) for at, text in track.texts if at > track.sent), (begin, ""))
+        starts = (begin + (end - begin) * word.start() // len(text) for word in re.finditer(r"\S+", text))
+        word = max((at for at in starts if at <= track.sent), default=begin)
         return max(word, track.base, track.sent - longest)
 
     def retell(self) -> str:

@@ -37,7 +37,9 @@ class GatewaySettings(BusSettings):
     """The gateway's environment. A session may differ from what is said here where its protocol lets it."""
 
     gateway_host: str = "127.0.0.1"
+    """Where it listens. Anything but a loopback address needs API keys."""
     gateway_port: int = Field(default=8080, ge=1, le=65535)
+    """On which port."""
     gateway_shares_port: bool = False
     """Whether other gateways may listen on the same port; each call comes to one of them."""
     drain_s: float = Field(default=3.0, ge=0, le=3600)
@@ -78,33 +80,43 @@ class GatewaySettings(BusSettings):
     eager_reply: bool = False
     """True: the reply is begun at a short pause and kept back until the caller's turn is known to be over."""
     end_of_turn_ms: int = Field(default=500, ge=100, le=10_000)
+    """Silence that ends the caller's turn."""
     smart_turn_model: Path | None = None
     """The model for END_OF_TURN=smart-turn; absent: the one in an installed pipecat-ai."""
     end_of_turn: EndOfTurnKind = "vad"
     """What ends the caller's turn: a silence, or a silence whose length a model decides at each pause."""
     smart_turn_min_ms: int = Field(default=300, ge=200, le=10_000)
+    """The silence that ends a turn which the model takes for complete."""
     smart_turn_max_ms: int = Field(default=1500, ge=200, le=10_000)
+    """The silence that ends a turn which the model takes for incomplete."""
     echo_cancellation: echo.EchoCancellation = "auto"
+    """auto: for clients that do not cancel echo themselves, if ``bargein[echo]`` is installed; on: for all."""
     instructions: str = INSTRUCTIONS
+    """How the assistant behaves: the model's system prompt."""
     greeting: str = ""
     """What the assistant says first; empty: the caller begins."""
     speech_language: str = "en-US"
+    """What is spoken and understood, as a language tag."""
     tts_voice: str = ""
+    """Whose voice; empty: the engine's default for the language."""
     tts_speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
     """How fast sessions are spoken to that do not say it themselves."""
     output_lead_ms: int = Field(default=200, ge=40, le=1000)
+    """How far audio is sent ahead of its time."""
     max_sessions: int = Field(default=100, ge=1, le=10_000)
+    """Sessions at a time at one gateway."""
     record_calls: RecordCalls = "false"
-    """``ask``: those calls whose client connects with ``?record=true``."""
+    """``true``: every call; ``ask``: those calls whose client connects with ``?record=true``."""
     recordings_dir: Path = Path("recordings")
+    """Where recordings go; the console plays them from there."""
     mic_buffer_s: float = Field(default=30.0, ge=1, le=600)
     """Seconds of the caller's audio that are kept while Redis does not answer; 32 kB each."""
     jobs_redis_url: str = Field(default="", repr=False)
     """Where RQ keeps its jobs; empty: at REDIS_URL."""
     resume_s: float = Field(default=10.0, ge=1, le=3600)
-    """How long a session waits for its client to come back, when its gateway has died or the connection broke."""
+    """Seconds that a session waits for its client to come back, when its gateway has died or the connection broke."""
     retention_s: int = Field(default=300, ge=0, le=30 * 86_400)
-    """How long a session's streams live after its end."""
+    """Seconds that a session's streams live after its end."""
 
     @field_validator("end_of_turn")
     @classmethod

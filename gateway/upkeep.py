@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from bus import scripts
 from bus.events import SessionOffer
-from bus.keys import live_key, session_key, shard_of
+from bus.keys import KEPT_KEYS, live_key, session_key, shard_of
 from bus.leases import Work
-from bus.outbox import OUTAGE
+from bus.outbox import OUTAGE, BusDown
 from bus.streams import Bus
 from gateway.pen import LEASE
 
@@ -24,7 +24,6 @@ SPEECH_KEPT_MS = 60_000
 """Synthesised audio kept on its stream behind the newest."""
 LATE = 5.0
 """Seconds after a session's end in which workers have done with it."""
-_late: set[asyncio.Task[None]] = set()
 LIFETIME = 3600.0
 """Seconds that a session's keys outlive a gateway that died without ending it."""
 
@@ -38,14 +37,12 @@ async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bo
 def keep_late(bus: Bus, session: str, seconds: float) -> None:
     """Let also what workers write after a session's end live ``seconds`` and no longer: an acknowledgement, a claim."""
 
-    async def keep() -> None:
-        await asyncio.sleep(LATE)
-        with suppress(*OUTAGE):
-            await bus.keep(session, seconds)
+    def keep() -> None:
+        with suppress(BusDown):
+            for name in KEPT_KEYS:
+                bus.outbox.send("PEXPIRE", session_key(session, name), int(seconds * 1000))
 
-    task = asyncio.create_task(keep(), name=f"{session}-late")
-    _late.add(task)
-    task.add_done_callback(_late.discard)
+    asyncio.get_running_loop().call_later(LATE, keep)
 
 
 class Upkeep:

@@ -91,6 +91,12 @@ class Product:
         wanted = {"gateway": "gateway.app"}.get(stage, f"workers.{stage}.worker")
         return next(pid for pid, words in self.processes().items() if wanted in words)
 
+    def server(self) -> int:
+        """The pid of the embedded server, 0 for none: it writes its title over its environment."""
+        parent = next((pid for pid, words in self.processes().items() if "bus.server" in words), 0)
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        return int((children.read_text().split() or [0])[0]) if parent else 0
+
     def kill(self, stage: str) -> int:
         """kill -9 of a stage's worker; the pid it had."""
         pid = self.worker(stage)

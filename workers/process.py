@@ -24,15 +24,19 @@ class WorkerSettings(BusSettings):
     """What any worker is told by its environment. Times in seconds."""
 
     stt_engine: str = "pocketsphinx"
+    """What hears: pocketsphinx, http, nemo, or package.module:Class."""
     llm_engine: str = "demo"
+    """What thinks: demo, openai, or package.module:Class."""
     tts_engine: str = "espeak"
+    """What speaks: espeak, http, chatterbox, pocket, or package.module:Class."""
     heartbeat_s: float = Field(default=0.3, gt=0, le=10)
+    """Seconds after which a worker says again that it is alive."""
     lease_s: float = Field(default=1.0, ge=0.2, le=60)
-    """A worker that has not renewed for this long is taken for dead."""
+    """A worker that has not renewed for this many seconds is taken for dead."""
     stt_behind_s: float = Field(default=2.0, gt=0, le=600)
     """Seconds of audio that may gather at a recogniser before it says that it is behind, and takes no new sessions."""
     drain_s: float = Field(default=3.0, ge=0, le=600)
-    """How long SIGTERM waits for work that is going on."""
+    """Seconds after SIGTERM in which a worker finishes what it has begun; then it is handed over as it is."""
 
 
 def main(kind: type[Worker]) -> None:

@@ -58,9 +58,11 @@ class SupervisorSettings(BusSettings):
     shutdown_s: float = Field(default=4.0, ge=0, le=600)
     """Seconds between SIGTERM and SIGKILL; honcho itself kills after 5."""
     stt_python: Python = sys.executable
-    """Engines with large dependencies live in environments of their own; the supervisor's by default."""
+    """The Python of the STT worker: engines with large dependencies live in environments of their own."""
     llm_python: Python = sys.executable
+    """The Python of the LLM worker."""
     tts_python: Python = sys.executable
+    """The Python of the TTS worker."""
 
     def command(self, name: str) -> list[str]:
         """The command line of the worker ``name``, one of MODULES."""

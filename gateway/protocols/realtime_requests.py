@@ -59,7 +59,8 @@ class Requests:
     async def close(self) -> None:
         """End what was begun here."""
         tasks = list(self._asides)
-        for task in tasks:
+        for task, aside in list(self._asides.items()):
+            aside.outlet.closed.set()  # in Python 3.11 a cancel can be lost in a wait_for that has just got its answer
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from benchmarks.model_server import reply_to
 from gateway.client import Call, CallError, NoReply
 from gateway.client_audio import RATE
 from gateway.client_ear import Reply
+from gateway.output import LONGEST_REPEAT
 
 WORDS = 4
 """Words of an utterance."""
@@ -25,6 +27,8 @@ class Turn:
 
     utterance: int
     began: float
+    seen: int = 0
+    """Events that the client had received before."""
     ended: float = 0.0
     waited: float = 0.0
     """Seconds of silence where there should have been speech: before the reply, or within it."""
@@ -33,6 +37,9 @@ class Turn:
     lost: list[int] = field(default_factory=list)
     """Words of the reply that were not heard."""
     doubled: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    """Words heard once more after the client had to come back: the reply goes on with the word that was cut, as far as
+    its place is known, at most LONGEST_REPEAT before."""
     stale: list[int] = field(default_factory=list)
     """Words heard that belong to another reply."""
 
@@ -100,7 +107,7 @@ class Caller:
     async def _talk(self, call: Call) -> None:
         utterance, over = 0, False
         while over or self._clock() < self._until:
-            turn = Turn(utterance, self._clock())
+            turn = Turn(utterance, self._clock(), len(call.events))
             self.story.turns.append(turn)
             over = await self._turn(call, turn)
             turn.ended = self._clock()
@@ -128,7 +135,7 @@ class Caller:
             turn.status, turn.error = "missing", str(error)
             turn.waited = PATIENCE
             return False
-        self._judge(turn, reply, numbers, spoken.last_sound)
+        self._judge(call, turn, reply, numbers, spoken.last_sound)
         return interrupted
 
     async def _reply(self, call: Call) -> Reply:
@@ -136,11 +143,14 @@ class Caller:
         self._taken += 1
         return reply
 
-    def _judge(self, turn: Turn, reply: Reply, said: list[int], last_sound: float | None) -> None:
+    def _judge(self, call: Call, turn: Turn, reply: Reply, said: list[int], last_sound: float | None) -> None:
         if reply.started is not None and last_sound is not None:
             turn.waited = (reply.started - last_sound) / 1000
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
+        returns = sum(bool(event.get("resumed")) for _, event in call.events[turn.seen :])
+        most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
+        turn.again, turn.doubled = turn.doubled[:most], turn.doubled[most:]
         if turn.status != "completed":
             turn.lost = [] if turn.status == "interrupted" else turn.lost
         elif reply.started is not None and reply.ended is not None:

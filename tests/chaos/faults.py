@@ -27,8 +27,6 @@ class Fault:
     strike: Strike
     strikes: int = 2
     lasts: float = 0.0
-    needs: str = ""
-    """What has to be built before this row can be all zeros; it is left out of ``all`` until then."""
 
 
 def _pick(fleet: Fleet, kind: str, rng: random.Random) -> Process:
@@ -109,10 +107,10 @@ FAULTS = {
         Fault("rolling", _rolling, strikes=1, lasts=20.0),
         Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
         Fault("kill-gateway", _kill("gateway")),
-        Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED, needs="outage"),
-        Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED, needs="outage"),
-        Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0, needs="outage"),
-        Fault("stop-redis", _stop("redis", FROZEN), strikes=1, lasts=FROZEN, needs="outage"),
+        Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED),
+        Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED),
+        Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0),
+        Fault("stop-redis", _stop("redis", FROZEN), strikes=1, lasts=FROZEN),
     )
 }
 SHORT = ("none", "kill-stt", "kill-llm", "kill-tts", "stop-tts", "rolling")

@@ -9,7 +9,7 @@ from benchmarks.numbered import numbers_in
 from bus.events import Said
 from tests.chaos.caller import Story, differences
 
-HEADERS = ("fault", "calls alive", "turns", "lost", "doubled", "stale", "failed", "went on p50", "max")
+HEADERS = ("fault", "calls alive", "turns", "lost", "doubled", "again", "stale", "failed", "went on p50", "max")
 
 
 @dataclass
@@ -24,6 +24,8 @@ class Row:
     turns: int = 0
     lost: int = 0
     doubled: int = 0
+    again: int = 0
+    """Words that began the rest of a reply after a gateway's end, though they had been heard: no fault."""
     stale: int = 0
     """Words of another reply, and frames of one that was over."""
     failed: int = 0
@@ -39,7 +41,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """For the table."""
         waits = [f"{percentile(self.went_on, share):.2f} s" for share in (0.5, 1.0)] if self.went_on else ["-", "-"]
-        counts = (self.turns, self.lost, self.doubled, self.stale, self.failed)
+        counts = (self.turns, self.lost, self.doubled, self.again, self.stale, self.failed)
         return (self.fault, f"{self.alive}/{self.calls}", *(str(count) for count in counts), *waits)
 
     def add(self, story: Story, history: list[Said]) -> None:
@@ -57,6 +59,7 @@ class Row:
         self.stale += (story.stale_samples + 479) // 480
         for turn in story.turns:
             self.turns += 1
+            self.again += len(turn.again)
             self._words(
                 f"{name} turn {turn.utterance + 1} ({turn.status})", "heard", (turn.lost, turn.doubled, turn.stale)
             )

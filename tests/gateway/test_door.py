@@ -88,6 +88,15 @@ async def test_an_ephemeral_key_of_the_sdk_opens_it_at_any_gateway():
                 await stranger.realtime.client_secrets.create()
 
 
+async def test_an_ephemeral_key_cannot_be_renewed_by_itself():
+    """Whoever has stolen one has it until it expires: it issues no other."""
+    async with running_stack(**CLOSED) as stack, httpx.AsyncClient(base_url=stack.http) as http:
+        secrets = "/v1/realtime/client_secrets"
+        made = (await http.post(secrets, headers={"Authorization": f"Bearer {LAPTOP}"})).json()["value"]
+        again = await http.post(secrets, headers={"Authorization": f"Bearer {made}"})
+        assert (again.status_code, again.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
 @pytest.mark.parametrize(
     ("body", "where"),
     [

@@ -157,6 +157,15 @@ async def until_gone(stack):
             await asyncio.sleep(0.01)
 
 
+async def at_rest(most):
+    """How many tasks there are, once there are no more than ``most`` (0: any number), or 10 s later."""
+    for _ in range(1000):
+        if not most or len(asyncio.all_tasks()) <= most:
+            break
+        await asyncio.sleep(0.01)
+    return len(asyncio.all_tasks())
+
+
 async def forget_other_tests():
     """Let what other tests left behind, clients of closed loops for example, complain before this one listens."""
     for _ in range(3):
@@ -183,7 +192,7 @@ async def test_ten_thousand_events_harm_nobody(caplog):
             stack.llm.prompts.clear(), stack.llm.messages.clear(), stack.llm.requests.clear(), stack.stt.heard.clear()
             stack.tts.spoken.clear()
             gc.collect()
-            tasks.append(len(asyncio.all_tasks()))
+            tasks.append(await at_rest(tasks[0] if tasks else 0))
             memory.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert {"invalid_json", "invalid_value", "missing_required_parameter", "response_cancel_not_active"} <= codes

@@ -160,3 +160,24 @@ def test_a_client_hears_every_sample_once_whatever_happens(steps):
             client += frame.pcm
         assert playback.heard(now) * 2 <= len(client)
     assert bytes(client) == samples(pushed)[: len(client)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "longest", "found"),
+    [
+        ([(200, "one "), (550, "two "), (1000, "three ")], 1000, 550),
+        ([(1000, "one two three four.")], 1000, 421),
+        ([(1000, "one two three four.")], 100, 500),
+        ([(250, "one two. "), (500, "three.")], 1000, 500),
+        ([], 1000, 0),
+        ([(2000, "ended")], 1000, 0),
+    ],
+)
+def test_the_word_that_was_cut_begins_where_it_is_known_or_reckoned_to(texts, longest, found):
+    """600 ms were heard: the last word's own place, or its share of a text with one place; never further than allowed,
+    never behind what was heard."""
+    playback = speaking(2.0, texts)
+    play(playback, 0.2)
+    playback.hold(0.2, client_drops=True)
+    playback.correct(1, 600 * RATE // 1000)
+    assert playback.word_before(longest * RATE // 1000) * 1000 // RATE == found

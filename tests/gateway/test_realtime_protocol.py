@@ -196,15 +196,25 @@ async def test_an_aside_runs_beside_the_conversation():
 
 async def test_too_many_asides_are_refused_and_leave_with_the_client():
     """A client cannot start any number of them, and none outlives its connection."""
-    async with running_stack(llm=ScriptedLlm(LONG, pace=0.05)) as stack, client(stack.ws) as call:
+    async with running_stack(llm=ScriptedLlm(LONG, pace=0.05)) as stack:
+        async with client(stack.ws) as call:
+            await call.get("session.created")
+        await until_alone(stack)
         before = len(asyncio.all_tasks())
-        for _ in range(5):
-            await call.send("response.create", response={"conversation": "none"})
-        assert (await call.get("error"))["error"]["code"] == "rate_limit_exceeded"
-        await call.socket.close()
-        async with asyncio.timeout(5):
-            while stack.sessions or len(asyncio.all_tasks()) >= before:
+        async with client(stack.ws) as call:
+            for _ in range(5):
+                await call.send("response.create", response={"conversation": "none"})
+            assert (await call.get("error"))["error"]["code"] == "rate_limit_exceeded"
+        await until_alone(stack)
+        async with asyncio.timeout(10):
+            while len(asyncio.all_tasks()) > before:
                 await asyncio.sleep(0.01)
+
+
+async def until_alone(stack):
+    async with asyncio.timeout(10):
+        while stack.sessions:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_truncation_is_clamped_and_the_item_says_what_was_heard(stack):

@@ -12,6 +12,7 @@ from gateway.session import Session
 from gateway.turns import TurnState
 from tests.simulation.audio import MURMUR, NOISE, PAIRS, SILENCE, WORD, mic_frame
 from tests.simulation.client import Client
+from tests.simulation.line import Line
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -24,7 +25,7 @@ PATIENCE = 45.0
 class Caller:
     """One call. ``sounds`` is what was said: [kind, first pair, pair after the last]."""
 
-    def __init__(self, world: World, name: str, session: Session, client: Client) -> None:
+    def __init__(self, world: World, name: str, session: Session | Line, client: Client) -> None:
         self.sounds: list[list[int]] = []
         self.hung_up_on = False
         """Whether the caller hung up in the middle of it all."""
@@ -157,6 +158,9 @@ class Caller:
         self._next = self._world.loop.now + self._rng.uniform(0.1, 1.0)
 
     def _at_rest(self) -> bool:
+        # What was said while there was no connection is still to be sent.
+        if isinstance(self._session, Line) and not self._session.holds:
+            return False
         state = self._session.state
         return state.live is None and not state.cancelling and not state.utterances and state.asked is None
 

@@ -13,6 +13,7 @@ from gateway.turns import TurnState
 from tests.simulation.audio import RATE, Replies, Reply, speech
 
 if TYPE_CHECKING:
+    from gateway.recovery import Recovered
     from gateway.session import Session
     from tests.simulation.world import World
 
@@ -98,9 +99,25 @@ class Client:
         self._open = turn
         self.turns[turn] = Heard(turn)
 
-    def returned(self, turn: int) -> None:
-        """The client is back on a new connection, and of what was open ``turn`` goes on."""
+    def returned(self, found: Recovered) -> None:
+        """The client is back on a new connection, and what was open goes on as ``found``.
+
+        What its gateway had told last, and died before Redis had it, is decided anew.
+        """
         self._returning = True
+        state, turn = found.state, found.turn
+        going_on = {utterance.number for utterance in state.utterances}
+        self.utterances = {
+            number: None if number in going_on else text
+            for number, text in self.utterances.items()
+            if number <= state.heard
+        }
+        newest = state.turn.number if state.turn else 0
+        self.turns = {number: heard for number, heard in self.turns.items() if number <= newest}
+        if self._open > newest:
+            self._open = 0
+        if not self._open and turn in self.turns:
+            self._open, self.turns[turn].outcome = turn, ""
         if self._open not in (0, turn):
             self._note(f"turn {self._open} ended while nobody listened")
             self.turns[self._open].outcome = LOST

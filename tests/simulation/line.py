@@ -70,6 +70,11 @@ class Line:
         return self._session.state
 
     @property
+    def holds(self) -> bool:
+        """Whether there is a connection, over which everything was sent; else ``state`` is what there was of it."""
+        return self._back.is_set()
+
+    @property
     def ended(self) -> asyncio.Event:
         return self._session.ended
 
@@ -93,7 +98,7 @@ class Line:
 
     def _do(self, action: Callable[[], Any]) -> Any:
         """In the gateway's process, if there is a connection to it; None else."""
-        return self._process._context.copy().run(action) if self._back.is_set() else None
+        return self._process._context.copy().run(action) if self.holds else None
 
     # -- life
 
@@ -138,7 +143,7 @@ class Line:
         taken: Taken | None = None
         if again:
             taken = await take(bus, self._name, process.name, work, self._profile.pre_roll_ms)
-            self._client.returned(taken.found.turn)
+            self._client.returned(taken.found)
         session = Session(
             bus, self._name, leg, self._profile,  # type: ignore[arg-type]
             input_rate=16_000, probability=probability, work=work, owner=process.name, taken=taken,

@@ -99,7 +99,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a-takeover-says-everything-again",
-        (Edit("workers.stt.worker", "await self._finished(session) if lease.fence > 1 else set()", "set()"),),
+        (Edit("workers.stt.worker", "await self._so_far(session, context) if lease.fence > 1 else (", "("),),
     ),
     Mutation(
         "a-takeover-forgets-a-pause",

@@ -8,7 +8,8 @@ import pytest
 from bus.events import Input
 from bus.keys import session_key
 from gateway import rerun as module
-from gateway.journal import read_rules
+from gateway.inputs import CloseTurn, Hold, Settle
+from gateway.journal import CLOSING, RESUMED, RULES, read_rules
 from gateway.rerun import fates, rerun
 from tests.simulation import world
 from tests.simulation.audio import Murmurs
@@ -47,23 +48,44 @@ def test_every_decision_is_the_same_bit_for_bit(calls):
     runs = [rerun(journal) for journal, _ in calls]
     assert [run.difference for run in runs] == [None] * len(calls)
     assert sum(run.decisions for run in runs) == sum(
-        entry.name not in ("Rules", "Closing") for journal, _ in calls for entry in journal
+        entry.name not in (RULES, CLOSING, RESUMED) for journal, _ in calls for entry in journal
     )
     assert sum(bool(entry.actions) for journal, _ in calls for entry in journal) > 2000
     assert sum(len(run.turns) for run in runs) > 200
+    assert sum(entry.name == RESUMED for journal, _ in calls for entry in journal) >= 10
 
 
 def test_the_same_rules_give_every_turn_the_fate_it_had(calls):
-    """With timers of its own a turn ends as its record says, held as often."""
-    compared = 0
+    """With timers of its own a turn ends as its record says, held as often.
+
+    The record of a turn that another gateway took up holds the steps since then; its fate tells of all.
+    """
+    compared = resumed = 0
     for journal, records in calls:
-        done = {fate.turn: fate for fate in fates(rerun(journal))}
+        run = rerun(journal)
+        done = {fate.turn: fate for fate in fates(run)}
         for record in records:
             fate = done[record.turn]
+            before, since = _holds(journal, run.moments, record.turn)
             assert (fate.outcome, fate.reason) == (record.outcome, record.reason)
-            assert fate.holds == record.steps.count('["held"')
+            assert fate.holds == before + since
+            assert record.steps.count('["held"') == since
             compared += 1
+            resumed += before > 0
     assert compared > 200
+    assert resumed > 0
+
+
+def _holds(journal, moments, turn):
+    """How often a turn was held: before the gateway that wrote its record had the session, and since."""
+    before = since = 0
+    for moment, entry in zip(moments, journal, strict=True):
+        if entry.name == RESUMED:
+            before, since = before + since, 0
+        since += sum(isinstance(action, Hold) and action.turn == turn for action in moment.actions)
+        if any(isinstance(action, CloseTurn | Settle) and action.turn == turn for action in moment.actions):
+            break
+    return before, since
 
 
 def test_nobody_is_interrupted_where_nobody_may(calls):

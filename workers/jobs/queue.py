@@ -27,7 +27,9 @@ class JobSettings(BusSettings):
     jobs_redis_url: RedisUrl | None = Field(default=None, repr=False)
     """The server that holds the queue; ``REDIS_URL`` when not set. Not a cluster."""
     webhook_url: str = Field(default="", repr=False)
+    """Set: a job tells it of each recorded call."""
     second_pass_engine: str = ""
+    """Set: a job hears each recorded call again."""
 
     @property
     def queue(self) -> Address:

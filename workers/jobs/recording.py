@@ -55,8 +55,9 @@ class RecordingSettings(BusSettings):
     """Where recordings go."""
 
     recordings_dir: Path = Field(default=Path("recordings"))
-    """Made when absent, readable by its owner only."""
+    """Where recordings go: made when absent, readable by its owner only."""
     recording_format: Literal["wav", "flac"] = "wav"
+    """How they are written."""
 
 
 def audio_file(settings: RecordingSettings, session: str) -> Path:

@@ -33,8 +33,10 @@ class SecondPassSettings(RecordingSettings):
     """Which engine hears it again."""
 
     second_pass_engine: str = Field(default="")
-    """As STT_ENGINE; empty: none. It reads its other settings as it does in the STT worker."""
+    """The STT engine that hears each recorded call again; empty: none. It reads its other settings as in the STT
+    worker."""
     second_pass_language: str = "en-US"
+    """The language it listens for."""
 
 
 def transcribe(session: str) -> str:

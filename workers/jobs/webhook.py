@@ -56,8 +56,9 @@ class WebhookSettings(RecordingSettings):
     """Who is told of a recorded call."""
 
     webhook_url: Annotated[str, AfterValidator(_address)] = Field(default="", repr=False)
-    """Empty: nobody."""
+    """Who is told of each recorded call, by a signed POST. Empty: nobody."""
     webhook_secret: SecretStr = SecretStr("")
+    """The key of the signature: 24 characters or more."""
     webhook_secret_file: Path | None = None
     """A file whose first word is the secret."""
 

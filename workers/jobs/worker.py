@@ -52,7 +52,7 @@ class SweepSettings(RecordingSettings):
     """How long recordings are kept."""
 
     recordings_keep_days: int = Field(default=0, ge=0, le=36_500)
-    """Days after which they are removed; 0: never."""
+    """Days after which recordings are removed; 0: never."""
 
 
 class JobWorker(Worker):

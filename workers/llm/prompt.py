@@ -52,7 +52,7 @@ class ContextSettings(BusSettings):
     llm_context_tokens: int = Field(default=0, ge=0)
     """Tokens of the prompt at most, estimated as characters / 4; leave room for the answer. 0: no limit."""
     llm_context_policy: Literal["drop", "summarise"] = "drop"
-    """What becomes of exchanges that leave."""
+    """What becomes of exchanges that leave the prompt, oldest first."""
 
 
 def tokens(text: str) -> int:

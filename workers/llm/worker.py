@@ -36,7 +36,9 @@ SUMMARY_S = 5.0
 class FallbackSettings(BaseSettings):
     """What is said when a turn fails before anything was said."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", use_attribute_docstrings=True
+    )
 
     fallback_text: str = "Sorry, I lost my train of thought. Please say that again."
     """One sentence. Empty: nothing is said; here an empty value does not count as absent."""

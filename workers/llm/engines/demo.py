@@ -61,6 +61,7 @@ class DemoSettings(BusSettings):
     """How fast the talker writes."""
 
     demo_tokens_per_s: float = Field(default=40.0, gt=0, le=10_000)
+    """Tokens a second."""
 
 
 class Demo:

@@ -40,16 +40,21 @@ class OpenAISettings(BusSettings):
     """Where the model is, and how long it may take."""
 
     llm_url: str = "http://127.0.0.1:8081/v1"
+    """An OpenAI-compatible server."""
     llm_model: str = "default"
+    """Which of the server's models."""
     llm_api_key: SecretStr = SecretStr("")
+    """The key that the server asks for; empty: none."""
     llm_api_key_file: Path | None = None
     """A file whose first word is the key; used when LLM_API_KEY is empty."""
     llm_first_token_s: float = Field(default=10.0, gt=0, le=600)
-    """From the request to the first word."""
+    """Seconds from the request to the first word."""
     llm_stall_s: float = Field(default=5.0, gt=0, le=600)
-    """Between two words."""
+    """Seconds between two words."""
     llm_temperature: float | None = Field(default=None, ge=0, le=2)
+    """How much chance there is in a reply; absent: as the server has it."""
     llm_max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a reply at most; absent: as the server has it."""
     llm_prefill: bool = False
     """Whether the server goes on with a last message of the assistant's (llama-server, vLLM), so that a reply whose
     worker died is finished by another. OpenAI's own begins a new one."""

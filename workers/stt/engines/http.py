@@ -38,13 +38,15 @@ class HttpSettings(BusSettings):
     stt_url: str = Field(default="", repr=False)
     """The server's address, with or without ``/v1``."""
     stt_model: str = "whisper-1"
+    """Which of the server's models."""
     stt_api_key: SecretStr = SecretStr("")
+    """The key that the server asks for; empty: none."""
     stt_api_key_file: Path | None = None
     """A file whose first word is the key; used when STT_API_KEY is empty."""
     stt_timeout_s: float = Field(default=30.0, gt=0, le=600)
-    """From the end of an utterance to its text, a second attempt included."""
+    """Seconds from the end of an utterance to its text, a second attempt included."""
     stt_max_utterance_s: float = Field(default=300.0, ge=1, le=750)
-    """A longer utterance is not transcribed. 750 s are 24 MB; OpenAI takes 25."""
+    """Seconds of an utterance; a longer one is not transcribed. 750 s are 24 MB; OpenAI takes 25."""
     stt_capacity: int = Field(default=32, ge=1, le=1000)
     """How many sessions one worker listens to at once."""
 

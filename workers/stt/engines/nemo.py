@@ -51,8 +51,9 @@ class NemoSettings(BusSettings):
     stt_context: Literal["call", "utterance"] = "call"
     """What the model remembers when an utterance starts: the call so far, or nothing."""
     stt_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; auto: on a GPU where there is one."""
     stt_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """bfloat16 on a GPU, float32 on a CPU."""
+    """In which numbers; auto: bfloat16 on a GPU, float32 on a CPU."""
     stt_capacity: int = Field(default=0, ge=0, le=4096)
     """How many sessions at once; 0: as many as a step is measured to have time for."""
     stt_collect_ms: float = Field(default=4.0, ge=0, le=100)
@@ -62,6 +63,7 @@ class NemoSettings(BusSettings):
     stt_vocabulary_file: Path | None = None
     """More of them, one a line."""
     stt_vocabulary_weight: float = Field(default=1.0, ge=0, le=10)
+    """How much likelier they get."""
     stt_threads: int = Field(default=0, ge=0, le=256)
     """Threads of a step on the CPU; 0: as torch thinks best."""
     stt_cuda_graphs: bool = True

@@ -58,11 +58,12 @@ T = TypeVar("T")
 
 
 class Settings(BaseSettings):
-    """What the environment says: ``STT_CAPACITY`` is how many sessions one process serves at once."""
+    """How many sessions it serves."""
 
     model_config = BusSettings.model_config
 
     stt_capacity: int = Field(default=4, ge=1, le=64)
+    """How many sessions one process listens to at once."""
 
 
 class PocketSphinx:

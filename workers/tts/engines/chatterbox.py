@@ -40,24 +40,29 @@ class ChatterboxSettings(BusSettings):
     """Which model, whose voices, and how it speaks."""
 
     chatterbox_variant: Literal["english", "multilingual", "turbo"] = "english"
+    """Which of the published models."""
     chatterbox_dir: Path | None = None
     """A folder with the variant's weights; absent: downloaded from Hugging Face on first use."""
     chatterbox_device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one."""
     chatterbox_voices: Path | None = None
     """A folder of audio files, 6 to 10 s of one speaker each (Turbo: more than 5 s); their names are the voices'."""
     chatterbox_cache: Path = Path(".bargein/voices")
     """Where what is computed of a voice is kept."""
     chatterbox_temperature: float = Field(default=0.8, gt=0, le=5)
+    """How much chance there is in how it speaks."""
     chatterbox_cfg_weight: float = Field(default=0.5, gt=0, le=5)
     """How closely the text is followed; 0 fails in version 0.1.7. Not with Turbo."""
     chatterbox_exaggeration: float = Field(default=0.5, ge=0, le=2)
     """How lively; not with Turbo."""
     chatterbox_seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Where that chance begins: with one seed a sentence is spoken twice alike."""
     chatterbox_max_tokens: int = Field(default=1000, ge=25, le=1000)
     """Tokens (25 a second) after which a sentence is cut off: a model may fail to find its end."""
     chatterbox_threads: int = Field(default=0, ge=0, le=256)
     """torch's threads on a CPU; 0: one. More than there are idle cores is many times slower."""
     tts_voice: str = ""
+    """The voice of sessions that choose none; empty: the model's own."""
     tts_models: int = Field(default=1, ge=1, le=16)
     """Copies of the model; each takes the memory of one."""
     tts_capacity: int = Field(default=0, ge=0, le=1000)

@@ -87,12 +87,14 @@ _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
 
 
 class Settings(BaseSettings):
-    """What the environment says: ``TTS_RATE_WPM`` words a minute, ``TTS_CAPACITY`` turns one process speaks at once."""
+    """How fast it speaks, and for how many."""
 
     model_config = BusSettings.model_config
 
     tts_rate_wpm: int = Field(default=175, ge=SLOWEST, le=QUICKEST)
+    """Words a minute."""
     tts_capacity: int = Field(default=64, ge=1, le=10_000)
+    """How many turns one process speaks at once."""
 
 
 class Library:

@@ -49,9 +49,11 @@ class HttpSettings(BusSettings):
     tts_url: str = Field(default="", repr=False)
     """The server's address, with or without ``/v1``."""
     tts_model: str = "tts-1"
+    """Which of the server's models."""
     tts_voice: str = ""
     """The voice of sessions that choose none; empty: ``alloy``, which such servers know."""
     tts_api_key: SecretStr = SecretStr("")
+    """The key that the server asks for; empty: none."""
     tts_api_key_file: Path | None = None
     """A file whose first word is the key; used when TTS_API_KEY is empty."""
     tts_http_rate: int = Field(default=24_000, ge=8000, le=48_000)
@@ -59,9 +61,9 @@ class HttpSettings(BusSettings):
     tts_cancel_url: str = Field(default="", repr=False)
     """Where the server takes cancels, ``{session}`` in it being the call's id; see ``http_cancel``."""
     tts_first_audio_s: float = Field(default=10.0, gt=0, le=600)
-    """From the request to the first audio, a second attempt included."""
+    """Seconds from the request to the first audio, a second attempt included."""
     tts_stall_s: float = Field(default=5.0, gt=0, le=600)
-    """Between two pieces of audio, while one is waited for."""
+    """Seconds between two pieces of audio, while one is waited for."""
     tts_repeatable: bool = False
     """Whether the server speaks a sentence twice alike, to the sample: one that is taken up again is then not heard
     twice."""

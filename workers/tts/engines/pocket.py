@@ -44,7 +44,9 @@ class PocketSettings(BusSettings):
     pocket_voices: Path | None = None
     """A folder of voices beside the package's: audio of one speaker, or states exported by pocket-tts."""
     pocket_threads: int = Field(default=2, ge=1, le=64)
+    """torch's threads."""
     tts_voice: str = ""
+    """The voice of sessions that choose none; empty: the package's default for the language."""
     tts_capacity: int = Field(default=2, ge=1, le=1000)
     """How many turns one process speaks; their sentences take turns with the one model."""
 
