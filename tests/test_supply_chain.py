@@ -29,7 +29,6 @@ AS_SPDX = {
     "BSD License": "BSD-3-Clause",
     "GPL-3.0": "GPL-3.0-only",
     "GNU Library or Lesser General Public License (LGPL)": "LGPL-2.1",
-    "GPL-3.0": "GPL-3.0-only",
     "MIT License": "MIT",
     "MIT style": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
