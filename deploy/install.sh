@@ -92,7 +92,7 @@ copy_source() {
     [ -z "$copy" ] || return 0
     copy=$(mktemp -d)
     trap 'rm -rf "$copy"' EXIT
-    (cd "$source_dir" && cp -R bus gateway workers pyproject.toml README.md LICENSE "$copy")
+    (cd "$source_dir" && cp -RL bargein bus gateway workers pyproject.toml README.md LICENSE "$copy")
 }
 
 build_engine() { # ENGINE RELEASE: the recipes of make install-nemo and make install-chatterbox
@@ -200,6 +200,7 @@ do_install() {
         restart
     fi
     prune
+    if [ "$before" = "$version" ]; then before=''; fi
     say "bargein $version is installed${before:+; before it was $before}"
 }
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_an_image_has_what_it_starts(file):
         for word in words.split():
             assert (DEPLOY.parent / word).exists(), word
             assert f"!{word}\n" in (DEPLOY.parent / ".dockerignore").read_text()
+    packages = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {f"COPY {name[:-1]} {name[:-1]}" for name in packages["find"]["include"]} <= set(text.splitlines())
     assert 'ENTRYPOINT ["python", "-m", "workers.supervisor", "--exec"]' in text
     assert re.search(r'(?m)^CMD \["(\w+)"\]$', text).group(1) in MODULES
     assert set(re.findall(r"(?m)\b([A-Z][A-Z_]+)=", text)) <= fields() | OF_OTHERS
