@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from bus import events
@@ -44,6 +45,7 @@ class Moment:
     after: Conversation
     timers: Timers
     """The timers that run after it: (name, number) -> when each is due."""
+    resumed: bool = False
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ def rerun(journal: Sequence[events.Input]) -> Rerun:
         if entry.name in (RULES, CLOSING, RESUMED):
             if entry.name != RESUMED:
                 state = closing(state) if entry.name == CLOSING else replace(state, rules=read_rules(entry))
-            found.moments.append(Moment(_at(entry), None, (), before, state, timers))
+            found.moments.append(Moment(_at(entry), None, (), before, state, timers, entry.name == RESUMED))
             continue
         event = read_input(entry)
         try:
@@ -124,7 +126,9 @@ def _fate(moments: Sequence[Moment], turn: int, change: Change) -> Fate:
     # A turn may open and end within one step, and whatever ends it is an action that follows its opening.
     if _tell(fate, first.at, first.actions[[_opens(a, turn) for a in first.actions].index(True) :]):
         return fate
-    for moment in moments[opened + 1 :]:
+    for n, moment in enumerate(moments[opened + 1 :], opened + 1):
+        if moment.resumed:
+            timers = _late(timers, moments[n:])
         while due := min(((at, key) for key, at in timers.items() if at <= moment.at), default=None):
             at, (timer, number) = due
             state, timers, ended = _step(state, timers, inputs.TimerFired(at, timer, number), fate)
@@ -147,6 +151,18 @@ def _fate(moments: Sequence[Moment], turn: int, change: Change) -> Fate:
 def _step(state: Conversation, timers: Timers, event: inputs.Input, fate: Fate) -> tuple[Conversation, Timers, bool]:
     state, actions = policy(state, event)
     return state, _set(timers, event, actions), _tell(fate, event.at, actions)
+
+
+def _late(timers: Timers, rest: Sequence[Moment]) -> Timers:
+    """The timers after a resumption. One that was overdue in the call too fires when it did there, if it did: whoever
+    resumes a session first takes in what had come meanwhile."""
+    began = next((moment.at for moment in rest if moment.event is not None), inf)
+    fired: Timers = {}
+    for moment in rest:
+        if isinstance(moment.event, inputs.TimerFired):
+            fired.setdefault((moment.event.timer, moment.event.number), moment.at)
+    overdue = {key for key, at in rest[0].timers.items() if at <= began}
+    return {key: fired.get(key, inf) if key in overdue and at <= began else at for key, at in timers.items()}
 
 
 def _tell(fate: Fate, at: float, actions: Sequence[inputs.Action]) -> bool:

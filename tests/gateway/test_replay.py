@@ -93,6 +93,19 @@ def test_rules_that_change_in_a_call_are_kept():
     assert done.moments[-1].after.rules == changed
 
 
+def test_a_timer_that_came_due_while_nobody_served_fires_after_what_had_come_meanwhile():
+    """The limit for a reply's first sound passes with a gateway that dies; the next one finds the sound first."""
+    entries = journal_of(*ASKED[:-1], rules=Duplex(reply_limit=8.0))
+    journal, state = Journal(entries.append), rerun(entries).moments[-1].after
+    journal.resumed(9.6)
+    journal.rules(9.6, state.rules)
+    for event in (FirstAudio(9.7, 1), TimerFired(9.701, "reply", 1), PlayedOut(12.0, 1)):
+        state, _ = journal.decide(state, event)
+    done = rerun(entries)
+    assert done.difference is None
+    assert [str(fate) for fate in fates(done)] == ["done at 12.000 s"]
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
