@@ -14,7 +14,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], key=str)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 SETTINGS = {variable.name.upper() for section in SECTIONS for _, variable in variables(section)}
 OTHERS = {
-    "BARGEIN_API_KEY", "ALIVE_FILE", "CREDENTIALS_DIRECTORY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE",
+    "ALIVE_FILE", "BARGEIN_API_KEY", "CREDENTIALS_DIRECTORY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE",
     "OMP_NUM_THREADS", "OTEL_EXPORTER_OTLP_ENDPOINT", "YOUR_KEY",
 }  # fmt: skip
 """Variables that clients and other programs read, and a word to replace."""
