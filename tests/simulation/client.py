@@ -297,11 +297,15 @@ class Client:
         assert self.session is not None
         if self.session.ended.is_set() or self._world.closed(self._name):
             return
+        holds = getattr(self.session, "holds", None)  # a line's connection, and with it this word, may be lost
+        if holds is False:
+            return
         self._note(f"truncates turn {heard.number} to {position_ms} ms")
         self.session.truncate(heard.number, position_ms)
         text = heard.reply.text_until(position_ms * RATE // 1000) if heard.reply else ""
         # A message that was never made is not made by shortening it.
-        heard.possible = frozenset((text,)) if "" not in heard.possible else frozenset((text, ""))
+        unchanged = heard.possible if holds else heard.possible & {""}
+        heard.possible = unchanged | {text}
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         self._world.loop.call_later(seconds, action)
