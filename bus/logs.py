@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
@@ -44,15 +45,22 @@ def about(record: logging.LogRecord) -> tuple[str, int]:
     return session, getattr(record, "turn", turn)
 
 
+def logger_of(record: logging.LogRecord) -> str:
+    """Which module logs, also when it is the one that was started: ``gateway.app``, not ``__main__``."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if record.name == "__main__" and spec is not None else record.name
+
+
 class TextLines(logging.Formatter):
     """``12:00:01.250 INFO gateway.app s0-1a2b/3: message``; no session where the message itself names it."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(name)s%(about)s: %(message)s", "%H:%M:%S")
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(logger)s%(about)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         session, turn = about(record)
         shown = session and session not in record.getMessage()
+        record.logger = logger_of(record)
         record.about = f" {session}{f'/{turn}' if turn else ''}" if shown else ""
         return super().format(record)
 
@@ -65,7 +73,7 @@ class JsonLines(logging.Formatter):
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "logger": record.name,
+            "logger": logger_of(record),
             "process": record.process,
             "message": record.getMessage(),
         }

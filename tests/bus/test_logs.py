@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import sys
+import types
 
 import pytest
 
@@ -89,3 +90,14 @@ async def test_a_call_is_told_in_a_few_lines_without_its_words(lines):
     told = [line["message"] for line in lines() if line.get("session") == session]
     assert "begins" in told[0] and "ended" in told[-1]
     assert not [line for line in lines() if "hello there" in line["message"] or "One two" in line["message"]]
+
+
+def test_a_module_that_was_started_goes_by_its_name(monkeypatch):
+    """``python -m gateway.app`` logs as gateway.app."""
+    monkeypatch.setitem(
+        sys.modules, "__main__", types.SimpleNamespace(__spec__=types.SimpleNamespace(name="gateway.app"))
+    )
+    made = record("begins")
+    made.name = "__main__"
+    assert json.loads(JsonLines().format(made))["logger"] == "gateway.app"
+    assert TextLines().format(made).endswith("WARNING gateway.app: begins")
