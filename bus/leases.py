@@ -192,10 +192,11 @@ class Work:
         return True
 
     async def complete(self, lease: Lease) -> bool:
-        """The work is done: its offer leaves the stream. False when the fence was refused."""
+        """The work is done: its offer leaves the stream, after everything that was written for it, also when a server
+        that is away has to be waited for. False when the fence was refused."""
         keys = [lease.key, self._session_keys(lease)[0]]
         arguments = [self.stage, lease.entry, lease.turn, lease.fence, self.worker]
-        return bool(await self.bus.run(scripts.COMPLETE, keys, arguments))
+        return bool(await self.bus.post_script(scripts.COMPLETE, keys, arguments))
 
     async def hand_back(self, lease: Lease) -> bool:
         """Leave the work to others, after everything that was written for it; false when the fence was refused.

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from bus.connect import connector
-from bus.events import MicAudio
+from bus.events import MicAudio, ReplyEnd, TurnOffer
 from bus.history import read
-from bus.keys import session_key
+from bus.keys import new_session, session_key
+from bus.leases import Work
+from bus.streams import Bus
 from tests.engines import ScriptedLlm, ScriptedStt, ScriptedTts
 from tests.gateway.realtime_client import client, voice
 from tests.servers import Server, replica, sentinel, servers, wire
@@ -56,6 +58,31 @@ def check_whole(call, number):
     texts = [e["transcript"] for e in call.all("conversation.item.input_audio_transcription.completed")]
     assert texts == [f"question {n}" for n in range(1, number + 1)]
     assert not call.all("error")
+
+
+async def test_work_that_ends_while_redis_is_away_is_done_once_what_it_wrote_stands(made, tmp_path):
+    """The claim stays its worker's until then: nobody takes over what only its end is missing of."""
+    server = Server(tmp_path / "redis", *PERSISTENT)
+    made.append(server)
+    bus = Bus(connector(server.url))
+    session = new_session(1)
+    work = Work(bus, "llm", "w1")
+    await work.offer(TurnOffer(session, 1, "0-0"))
+    lease = await work.claim(0)
+    server.kill()
+    end = bus.post_guarded(session, "reply", ReplyEnd(1, 1, "done", 0), stage="llm", turn=1, fence=lease.fence)
+    completing = asyncio.create_task(work.complete(lease))
+    async with asyncio.timeout(10):
+        while not bus.away(0):
+            await asyncio.sleep(0.01)
+    assert not completing.done()
+    await asyncio.to_thread(server.start)
+    async with asyncio.timeout(20):
+        assert await completing
+    assert end.done() and [type(e.event) for e in await bus.replay(session_key(session, "reply"))] == [ReplyEnd]
+    assert await bus.commands.xlen(lease.key) == 0
+    await work.close()
+    await bus.close()
 
 
 @pytest.mark.parametrize("lines", [PERSISTENT, ()], ids=["persistent", "empty"])
