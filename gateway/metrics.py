@@ -47,6 +47,10 @@ class Metrics:
         self._decided = Histogram(
             "bargein_decision_seconds", "From the detected onset to the cancel.", buckets=DECIDE, registry=registry
         )
+        self._silence = Histogram(
+            "bargein_silence_seconds", "From the detected onset until the client said that it was silent.",
+            buckets=STOP, registry=registry,
+        )  # fmt: skip
         self._response = Histogram(
             "bargein_response_seconds", "From the end of the utterance to the reply's first audio.", buckets=RESPOND,
             registry=registry,
@@ -112,6 +116,15 @@ class Metrics:
         self._holds.labels("backchannel").inc(backchannels)
         if sum(name == "held" for name, _, _ in steps) > resumed and "cancelled" in first:
             self._holds.labels("cancelled").inc()
+        onset, held = 0.0, False
+        for name, at, _ in steps:
+            if name == "onset":
+                onset, held = at, False
+            elif name == "held":
+                held = True
+            elif name == "silent" and held:
+                self._silence.observe(max(0.0, at - onset) / 1000)
+                held = False
         if record.reason == "turn_detected" and "cancelled" in first:
             onsets = [at / 1000 for name, at, _ in steps if name == "onset" and at / 1000 <= first["cancelled"]]
             self._decided.observe(first["cancelled"] - onsets[-1]) if onsets else None

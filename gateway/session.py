@@ -234,6 +234,7 @@ class Session:
     def played(self, turn: int, position_ms: float) -> None:
         """A client that was told to hold says how much it had really played."""
         self.output.correct(turn, round(position_ms * self.output.playback.rate / 1000))
+        self.stagehand.step("silent", f"{position_ms:.0f} ms played", turn)
         if self.resumption is not None:
             self.resumption.played(turn)
 

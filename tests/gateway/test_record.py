@@ -80,19 +80,26 @@ def counted(metrics):
 
 
 def test_metrics_are_computed_from_records():
-    """An interruption that was taken back, and one that was not and that the model did not answer."""
+    """A backchannel, an interruption that was taken back, and one that was not and that the model did not answer."""
     metrics = Metrics(lambda: 3)
     steps = [
         ["onset", 0, ""], ["end_of_speech", 1000, ""], ["turn", 1010, ""], ["first_out", 1700, ""],
-        ["onset", 3000, ""], ["held", 3001, ""], ["resumed", 3400, ""],
-        ["onset", 5000, ""], ["held", 5001, ""], ["cancelled", 5450, ""],
+        ["silent", 1800, "come back"], ["onset", 3000, ""], ["held", 3001, ""], ["silent", 3012, ""],
+        ["backchannel", 3390, ""], ["resumed", 3400, ""],
+        ["onset", 4000, ""], ["held", 4001, ""], ["resumed", 4200, ""],
+        ["onset", 5000, ""], ["held", 5001, ""], ["silent", 5009, ""], ["silent", 5020, ""], ["cancelled", 5450, ""],
         ["stopped:playback", 5450, "stopped"], ["stopped:tts", 5458, "stopped, 2 ms"], ["late:llm", 7450, ""],
     ]  # fmt: skip
     metrics.record(TurnRecord(1, 1, "cancelled", "turn_detected", 3300, json.dumps(steps), "llm", 48_000, 0))
     found = counted(metrics)
     assert found["bargein_sessions"] == 3
     assert found['bargein_turns_total{outcome="cancelled"}'] == 1
-    assert found['bargein_holds_total{outcome="resumed"}'] == found['bargein_holds_total{outcome="cancelled"}'] == 1
+    holds = [
+        found[f'bargein_holds_total{{outcome="{outcome}"}}'] for outcome in ("resumed", "backchannel", "cancelled")
+    ]
+    assert holds == [1, 1, 1]
+    assert found["bargein_silence_seconds_count"] == 2
+    assert found["bargein_silence_seconds_sum"] == pytest.approx(0.012 + 0.009)
     assert found['bargein_cancel_unanswered_total{stage="llm"}'] == 1
     assert found['bargein_cancel_unanswered_total{stage="tts"}'] == 0
     assert found["bargein_decision_seconds_sum"] == pytest.approx(0.45)
