@@ -128,13 +128,17 @@ class Resumption:
         self._session = session
         self._outlet = outlet
         self._waiting: asyncio.TimerHandle | None = None
-        """The turn is held until its client has said how much of it was played."""
         self._missing: int | None = self.found.quiet * MIC_RATE // 1000
         """Samples of the caller's that are not there, as far as the clock knows; None once that was told."""
         self.lost_ms = 0
         """Audio of the caller's that was lost."""
         self._known = 0
         """Samples, at 16 kHz, that the client is about to send once more."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the turn is held until its client has said how much of it was played."""
+        return self._waiting is not None
 
     def begin(self) -> None:
         """Take everything up; within the step in which the session starts."""

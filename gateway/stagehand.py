@@ -252,6 +252,8 @@ class Stagehand:
 
     @do.register
     def _(self, action: inputs.Resume) -> None:
+        if self._session.resumption is not None and self._session.resumption.waits:
+            return  # its client says first how much of it was played
         start = self._session.output.resume()
         if self._outlet.drops:
             self._outlet.resumed(action.turn, start)
