@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from bus import scripts
 from bus.cancel import raise_watermark
 from bus.events import HungUp, Played, Said, SpeechAudio, TurnRecord
 from bus.history import read
@@ -19,8 +20,7 @@ from bus.leases import SETTLE
 from bus.outbox import OUTAGE
 from bus.streams import Bus
 from gateway.names import turn_item
-from gateway.pen import SWEPT
-from gateway.upkeep import hold
+from gateway.pen import LEASE, SWEPT
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,12 @@ REASON = "gateway_lost"
 
 Ended = Callable[[str, Mapping[str, str]], Awaitable[None]]
 """Called with a session that was ended here, and its config."""
+
+
+async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bool:
+    """Take or renew a session's lease for ``seconds``; false when somebody has it. Raises OUTAGE."""
+    keys = [session_key(session, "lease:gateway"), live_key(shard_of(session))]
+    return bool(await bus.run(scripts.HOLD_LEASE, keys, [owner, int(seconds * 1000), session]))
 
 
 class Sweeper:

@@ -7,9 +7,8 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from bus import scripts
 from bus.events import SessionOffer
-from bus.keys import KEPT_KEYS, live_key, session_key, shard_of
+from bus.keys import KEPT_KEYS, session_key
 from bus.leases import Work
 from bus.outbox import OUTAGE, BusDown
 from bus.streams import Bus
@@ -26,12 +25,6 @@ LATE = 5.0
 """Seconds after a session's end in which workers have done with it."""
 LIFETIME = 3600.0
 """Seconds that a session's keys outlive a gateway that died without ending it."""
-
-
-async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bool:
-    """Take or renew a session's lease; false when another gateway has it. Raises what a lost server raises."""
-    keys = [session_key(session, "lease:gateway"), live_key(shard_of(session))]
-    return bool(await bus.run(scripts.HOLD_LEASE, keys, [owner, int(seconds * 1000), session]))
 
 
 def keep_late(bus: Bus, session: str, seconds: float) -> None:

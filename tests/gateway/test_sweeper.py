@@ -11,8 +11,7 @@ from bus.history import read
 from bus.keys import SESSION_KEYS, live_key, session_key
 from bus.streams import Bus
 from gateway.names import turn_item
-from gateway.sweeper import EVERY_TURN, Sweeper
-from gateway.upkeep import hold
+from gateway.sweeper import EVERY_TURN, Sweeper, hold
 from tests.bus.fake_server import fake_connector
 
 SESSION = "s0-0123456789ab"
