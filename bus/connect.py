@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
 from bus.address import Address
+from bus.packing import packed
 
 OUTAGE = (
     RedisConnectionError, RedisTimeoutError, OSError, TimeoutError, AskError, ClusterDownError, ReadOnlyError,
@@ -70,9 +71,10 @@ class Connector:
         if on_connect is not None:
             options["redis_connect_func"] = on_connect
         if address.kind == "single":
-            return Redis.from_url(address.url, **options)
+            return packed(Redis.from_url(address.url, **options))
         if address.kind == "sentinel":
-            return self._sentinel(Sentinel).master_for(address.service, db=address.database, **self._secured(options))
+            sentinel = self._sentinel(Sentinel)
+            return packed(sentinel.master_for(address.service, db=address.database, **self._secured(options)))
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         random.shuffle(nodes)
         return _Cluster(startup_nodes=nodes, ssl=address.secure, **options)
@@ -130,7 +132,7 @@ class Connector:
         options = {**self._options, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
         if on_connect is not None:
             options["redis_connect_func"] = on_connect
-        return Redis(host=node.host, port=node.port, **self._secured(options))
+        return packed(Redis(host=node.host, port=node.port, **self._secured(options)))
 
 
 class _Cluster(RedisCluster):

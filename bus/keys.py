@@ -4,6 +4,7 @@ Every name starts with ``bargein:{s<shard>}:`` so that Redis Cluster keeps one s
 Lua script touches is always in one shard. A session id carries its shard: ``s<shard>-<12 hex digits>``.
 """
 
+import functools
 import re
 import secrets
 import zlib
@@ -46,6 +47,7 @@ def session_in(text: str) -> str:
     return match.group() if match is not None else ""
 
 
+@functools.lru_cache(4096)
 def shard_of(session: str) -> int:
     """The shard in a session id. Raises ValueError when the id has another form."""
     match = _SESSION.fullmatch(session)

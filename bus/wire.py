@@ -26,19 +26,20 @@ def encode(event: Event, at: int) -> Fields:
     """The flat fields of an event, ``v`` and ``type`` first and ``pcm`` last; ``at`` (ms) if it has none itself."""
     fields: Fields = {"v": b"%d" % VERSION, "type": event.type.encode(), "at": b"%d" % (event.at or at)}
     pcm = None
-    for spec in dataclasses.fields(event):
-        if spec.name == "at":
-            continue
-        value = getattr(event, spec.name)
+    for name in _NAMES[type(event)]:
+        value = getattr(event, name)
         if isinstance(value, bytes):
             pcm = value
         elif isinstance(value, bool):
-            fields[spec.name] = b"1" if value else b"0"
+            fields[name] = b"1" if value else b"0"
         else:
-            fields[spec.name] = str(value).encode()
+            fields[name] = str(value).encode()
     if pcm is not None:
         fields["pcm"] = pcm
     return fields
+
+
+_NAMES = {kind: tuple(spec.name for spec in dataclasses.fields(kind) if spec.name != "at") for kind in TYPES.values()}
 
 
 def _text(raw: bytes) -> str:

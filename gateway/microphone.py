@@ -29,6 +29,9 @@ from gateway.pen import FENCED, Pen
 from gateway.speech import Endpointing, Probability, Speech, SpeechDetector
 
 PRE_ROLL_MS = 300
+ENTRY_MS = 100
+"""Audio in one entry of the stream while nobody speaks: nobody waits for it. Speech goes in windows of the detector's,
+of 32 ms."""
 STALL_S = 2.0
 """Seconds without audio that count as silence: longer than networks and schedulers pause."""
 KEPT_MS = 30_000
@@ -74,6 +77,10 @@ class Microphone:
         self._key = session_key(session, "mic")
         self._canceller = canceller
         self._hearing = Hearing(rate)
+        self._raw = bytearray()
+        """The client's audio that has not been heard: together with what the detector has it is no window of it."""
+        self._clean = bytearray()
+        """Audio for the recogniser that is no entry yet."""
         self._keep_all = keep_all
         self._streaming = streaming
         self._open = False
@@ -111,9 +118,12 @@ class Microphone:
         if self._hearing.rate == rate:
             self._canceller = canceller
             return []
+        found = self._hear_gathered(at)
         fast, clean = self._hearing.finish()
         self._hearing, self._canceller = Hearing(rate), canceller
-        return self._heard(fast, clean, at)
+        found += self._heard(fast, clean, at)
+        self._write()
+        return found
 
     def hear(self, pcm: bytes, at: float, *, muted: bool) -> list[Speech]:
         """Take the client's audio, heard at time ``at`` (seconds); what the detector found in it.
@@ -125,6 +135,14 @@ class Microphone:
         if muted:
             pcm = bytes(len(pcm))
         self._heard_at = at
+        self._raw += pcm
+        if self.by_hand or len(self._raw) * MIC_RATE >= self.detector.missing * 2 * self.rate:
+            return self._hear_gathered(at)
+        return []
+
+    def _hear_gathered(self, at: float) -> list[Speech]:
+        pcm = bytes(self._raw)
+        self._raw.clear()
         return self._heard(*self._hearing.feed(pcm), at)
 
     def _heard(self, fast: bytes, clean: bytes, at: float) -> list[Speech]:
@@ -136,18 +154,30 @@ class Microphone:
                 found = [SpeechStarted(at, self.position)]
         else:
             found = self.detector.feed(fast, at)
-        if clean:
-            entry = self._post(MicAudio(self.position, clean))
-            if self._backlog is not None:
-                self._backlog.add(entry, self.position, len(clean) // 2)
-            self.position += len(clean) // 2
-            self._remember(entry)
+        self._clean += clean
+        waited_for = found or self.by_hand or self._utterance_start is not None
+        if waited_for or len(self._clean) >= ENTRY_MS * MIC_RATE // 1000 * 2:
+            self._write()
         return found
+
+    def _write(self) -> None:
+        """What there is for the recogniser becomes an entry."""
+        if not self._clean:
+            return
+        entry = self._post(MicAudio(self.position, bytes(self._clean)))
+        samples = len(self._clean) // 2
+        self._clean.clear()
+        if self._backlog is not None:
+            self._backlog.add(entry, self.position, samples)
+        self.position += samples
+        self._remember(entry)
 
     def commit(self, at: float) -> list[Speech]:
         """The client says that the utterance ends here."""
         if not self._open:
-            return self.detector.end(at)
+            found = self._hear_gathered(at) + self.detector.end(at)
+            self._write()
+            return found
         self._open = False
         self._flush()
         return [SpeechEnded(at, self.position)]
@@ -164,7 +194,9 @@ class Microphone:
     def clear(self, at: float) -> SpeechCleared:
         """The client takes back what it sent since the last utterance ended."""
         self._open = False
+        self._hear_gathered(at)
         self.detector.end(at)
+        self._write()
         return SpeechCleared(at, self.position)
 
     def start(self, utterance: int, offset: int) -> int:
@@ -207,15 +239,17 @@ class Microphone:
 
     def _flush(self) -> None:
         # The resampler holds back up to 40 ms and a canceller up to 20, which would be the end of a word.
+        rest = [self._hearing.feed(bytes(self._raw))]
+        self._raw.clear()
         if self._canceller is None:
-            fast, clean = self._hearing.finish()
+            rest.append(self._hearing.finish())
             self._hearing = Hearing(self._hearing.rate)
         else:
-            fast, clean = self._hearing.feed(self._canceller.feed(bytes(self._hearing.rate // 10 * 2)))
-        self.detector.skip(fast)
-        if clean:
-            self._post(MicAudio(self.position, clean))
-            self.position += len(clean) // 2
+            rest.append(self._hearing.feed(self._canceller.feed(bytes(self._hearing.rate // 10 * 2))))
+        for fast, clean in rest:
+            self.detector.skip(fast)
+            self._clean += clean
+        self._write()
 
     def _remember(self, entry: asyncio.Future[bytes]) -> None:
         if self.position - self._noted < MIC_RATE:

@@ -13,7 +13,10 @@ import re
 from dataclasses import dataclass, field
 
 FRAME_MS = 20
+"""Audio leaves in multiples of this, but for a turn's end."""
 LEAD = 0.2
+ROOMY = 0.12
+"""The lead in seconds from which on audio leaves two frames at a time: in half as many messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Playback:
         """``rate`` in Hz is what the client is sent; ``lead`` in seconds bounds what it has buffered."""
         self.rate = rate
         self.lead = lead
+        self._piece = rate * FRAME_MS * (2 if lead >= ROOMY else 1) // 1000
+        """Samples that leave at a time, at least."""
         self.held = False
         self._track: _Track | None = None
         self._drained_at = 0.0
@@ -105,7 +110,7 @@ class Playback:
         step = self.rate * FRAME_MS // 1000
         room = int((self.lead - ahead) * self.rate + 0.5) // step * step
         size = min(room, track.end - track.sent)
-        if size < step and not (track.complete and room >= step):
+        if size < self._piece and not (track.complete and room >= self._piece):
             return None
         start = track.sent
         pcm = bytes(track.pcm[(start - track.base) * 2 : (start + size - track.base) * 2])
@@ -127,8 +132,8 @@ class Playback:
         if track is None or self.held:
             return None
         if track.sent < track.end:
-            waiting = track.end - track.sent >= self.rate * FRAME_MS // 1000 or track.complete
-            return max(now, self._drained_at - self.lead + FRAME_MS / 1000) if waiting else None
+            waiting = track.end - track.sent >= self._piece or track.complete
+            return max(now, self._drained_at - self.lead + self._piece / self.rate) if waiting else None
         return max(now, self._drained_at) if track.complete else None
 
     def played_out(self, now: float) -> bool:

@@ -86,6 +86,11 @@ class SpeechDetector:
             self._position += WINDOW
         return found
 
+    @property
+    def missing(self) -> int:
+        """Samples after which there is something new to say: the rest of a window."""
+        return WINDOW - len(self._rest) // 2
+
     def skip(self, pcm: bytes) -> None:
         """Audio that is not looked at, so that positions go on: what was begun before it is left as it is."""
         self._position += (len(self._rest) + len(pcm)) // 2

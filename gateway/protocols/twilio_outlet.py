@@ -17,7 +17,7 @@ from gateway.codecs import PCMU
 from gateway.playback import Frame
 
 Send = Callable[[dict[str, Any]], None]
-MARK_MS = 100
+MARK_MS = 80
 """Audio between two marks at most; the end of a word has one too."""
 
 
