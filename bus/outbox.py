@@ -33,6 +33,8 @@ LIMIT = 2_000_000
 """Commands that may wait for the server; beyond it they are refused with BusDown."""
 BATCH = 1000
 """Commands in one round trip at most: what waited through an outage must not come as one that takes too long."""
+INTERVAL = 0.002
+"""Seconds between two round trips at least. A command that comes alone leaves at once; where many come they gather."""
 KEPT = 3.0
 """Seconds for which written entries are remembered. A replica is seldom further behind."""
 LOOK_EVERY = 1.0
@@ -53,18 +55,14 @@ Open = Callable[[OnConnect], Awaitable[Any]]
 class Outbox:
     """Sends commands to one server in order, many in one round trip. Belongs to one event loop."""
 
-    def __init__(
-        self, open_client: Open, scripts: dict[str, str], *, restore: str, linger: float = 0.0, looks: bool = False
-    ) -> None:
+    def __init__(self, open_client: Open, scripts: dict[str, str], *, restore: str, looks: bool = False) -> None:
         """``scripts`` maps a SHA-1 to its Lua text; ``restore`` is the one that writes an entry again.
 
-        ``linger`` is seconds to let commands gather (2 ms saves CPU); ``looks``: a server that comes back is noticed
-        though nothing is sent, as soon as somebody is to be told.
+        ``looks``: a server that comes back is noticed though nothing is sent, as soon as somebody is to be told.
         """
         self._open = open_client
         self._scripts = scripts
         self._restore = restore
-        self._linger = linger
         self._looks = looks
         self._client: Any = None
         self._reached = False
@@ -74,6 +72,8 @@ class Outbox:
         self._waiting: deque[tuple[Command, asyncio.Future[Any], Entry | None]] = deque()
         self._written: deque[tuple[float, str, Entry]] = deque()
         """(when, id, entry) of the last KEPT seconds."""
+        self._sent_at = -1e9
+        """Loop time of the last round trip's start."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tell: list[Callable[[], Awaitable[None]]] = []
@@ -154,8 +154,9 @@ class Outbox:
                     await self._wake.wait()
             except TimeoutError:
                 await self._client.ping()
-        if self._linger:
-            await asyncio.sleep(self._linger)
+        since = asyncio.get_running_loop().time() - self._sent_at
+        if self._reached and since < INTERVAL:
+            await asyncio.sleep(INTERVAL - since)
 
     async def _reach(self) -> None:
         """A connection, on which everybody who was to be told has been, and what may be lost stands again."""
@@ -193,6 +194,7 @@ class Outbox:
         batch = [item for item in itertools.islice(self._waiting, BATCH) if not item[1].cancelled()]
         if not batch:
             return
+        self._sent_at = asyncio.get_running_loop().time()
         answers = await self._exchange([command for command, _, _ in batch])
         now = asyncio.get_running_loop().time()
         for (_, future, entry), answer in zip(batch, answers, strict=True):

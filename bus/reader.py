@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 5_000
 BATCH = 200
-PAUSE = 20e-6
+PAUSE = 40e-6
 """Seconds between two reads for each stream that is read: a read costs this process and the server time for each of
-them, so what comes is gathered where there are many. 250 streams, those of 50 calls, are read 200 times a second."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.005
+them, so what comes is gathered where there are many. 250 streams, those of 50 calls, are read 125 times a second."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.008
 HIGH_WATER = 2_000
 """Entries a follower may leave unread before its stream is no longer read for it."""
 

@@ -58,7 +58,6 @@ class Bus:
         *,
         shards: int = 1,
         name: str = "",
-        linger: float = 0.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``name`` marks this process's entries (made up if empty); ``wall`` gives the time since 1970 in seconds."""
@@ -68,7 +67,6 @@ class Bus:
         self.commands: Client = make_client(COMMAND_TIMEOUT)
         self._wall = wall
         self._where = Whereabouts(make_client)
-        self._linger = linger
         self.outbox = Outboxes(self._make_outbox, self._where.spread)
         self._readers: dict[int, Reader] = {}
         self._sequence = itertools.count(1)
@@ -113,7 +111,6 @@ class Bus:
             open_client,
             {sha: text for text, sha in SHAS.items()},
             restore=SHAS[scripts.RESTORE],
-            linger=self._linger,
             looks=self._where.tells,
         )
 

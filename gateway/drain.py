@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 
 from bus.notify import Notifier
 from gateway.settings import GatewaySettings
-from gateway.silero import prepare
+from gateway.silero import model
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -134,7 +134,7 @@ def run(app: Starlette, settings: GatewaySettings) -> None:
     except OSError as error:
         log.error("cannot listen on %s, port %d: %s", host, port, error.strerror or error)
         sys.exit(3)
-    prepare()
+    model()  # before the first call, which would wait for it
     server = Server(config, settings.drain_s, shares_port=shared)
     server.run([listener])
     if not server.started:

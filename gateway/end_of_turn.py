@@ -1,9 +1,9 @@
 """Whether a caller who pauses is done: a model that is asked at each pause, beside the silence that ends a turn anyway.
 
 ``EndOfTurn`` is what the detector asks (``gateway.speech``). ``SmartTurn`` answers it with smart-turn v3.2 (Daily,
-BSD-2), an ONNX model that hears intonation, not words: the extra ``smart-turn`` brings its runtime; the model is
-a file, or comes with an installed ``pipecat-ai``. It takes 8 s of audio as Whisper's log-mel spectrogram and gives the
-probability that the utterance is complete: some 20 ms for the spectrogram and 80 ms for the model on one core.
+BSD-2), an ONNX model that hears intonation, not words: a file, or the one within an installed ``pipecat-ai``. It takes
+8 s of audio as Whisper's log-mel spectrogram and gives the probability that the utterance is complete: some 20 ms for
+the spectrogram and 80 ms for the model on one core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -26,7 +26,6 @@ HEARD_S = 8
 """Seconds of the utterance's end that a model is given."""
 BUNDLED = "audio/turn/smart_turn/data/smart-turn-v3*cpu.onnx"
 """Where pipecat-ai keeps the model, below its package."""
-MISSING_RUNTIME = "needs an extra: pip install bargein[smart-turn]"
 MISSING_MODEL = (
     "has no model: set SMART_TURN_MODEL to a smart-turn v3 .onnx file, or pip install --no-deps pipecat-ai, which "
     "contains one"
@@ -66,8 +65,6 @@ def problem(kind: EndOfTurnKind, path: Path | None) -> str:
     """Why turns cannot be ended in this way here; empty when they can."""
     if kind == "vad":
         return ""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return MISSING_RUNTIME
     if path is not None and not path.is_file():
         return "has no model: SMART_TURN_MODEL is not a file"
     return "" if find_model(path) else MISSING_MODEL
@@ -95,7 +92,7 @@ def shared(kind: EndOfTurnKind, path: Path | None) -> EndOfTurn | None:
     return SmartTurn(file)
 
 
-def _load(path: Path):  # type: ignore[no-untyped-def]  # the runtime is an extra
+def _load(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -187,7 +187,6 @@ class Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stagehand.close()
-        self.microphone.detector.close()
 
     # -- from the client
 

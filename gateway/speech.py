@@ -104,11 +104,6 @@ class SpeechDetector:
         self._withdraw()
         return [SpeechEnded(at, self._position)]
 
-    def close(self) -> None:
-        """Nothing follows: a model that can be given back is."""
-        if (close := getattr(self._probability, "close", None)) is not None:
-            close()
-
     def _step(self, probability: float, at: float) -> list[Speech]:
         settings = self.endpointing
         start, end = self._position, self._position + WINDOW
@@ -172,7 +167,7 @@ class SpeechDetector:
 
 
 def silero() -> Probability:
-    """A Silero model of its own for one session."""
+    """Silero's model, for one session."""
     from gateway.silero import Detector
 
     return Detector()

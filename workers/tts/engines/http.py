@@ -156,7 +156,7 @@ class Http:
                 if said or attempt == 2 or late or isinstance(error, Refused):
                     raise
                 log.warning("no audio came; asked once more: %s", error)
-            await _until(asyncio.sleep(RETRY_S), due, cancel)
+            await _Patience(cancel).until(asyncio.sleep(RETRY_S), due)
 
     async def _attempt(
         self, text: str, asked: dict[str, Any], cancel: CancelToken, due: float
@@ -167,18 +167,18 @@ class Http:
         settings, loop = self.settings, asyncio.get_running_loop()
         headers = {SESSION: cancel.session} if self._endpoint is not None else {}
         size, samples, pcm, words = self.rate * CHUNK_MS // 1000 * 2, 0, bytearray(), SpokenWords(text)
-        waiting, limit = "any audio", settings.tts_first_audio_s
+        waiting, limit, patience = "any audio", settings.tts_first_audio_s, _Patience(cancel)
         try:
             async with AsyncExitStack() as stack:
                 opening = stack.enter_async_context(self._client.stream("POST", PATH, json=asked, headers=headers))
-                answer = await _until(opening, due, cancel)
+                answer = await patience.until(opening, due)
                 pieces = await stack.enter_async_context(aclosing(answer.aiter_bytes()))
                 if answer.status_code != 200:
-                    raise await self._refusal(answer, pieces, asked["input"], due, cancel)
+                    raise await self._refusal(answer, pieces, asked["input"], due, patience)
                 sound = HttpSound(answer.headers, self.rate)
                 piece: bytes | None = b""
                 while piece is not None:
-                    piece = await _until(anext(pieces, None), due, cancel)
+                    piece = await patience.until(anext(pieces, None), due)
                     pcm += sound.take(piece) if piece is not None else sound.finish()
                     # A chunk is kept until the next has begun, so that the last one can carry what text remains.
                     while len(pcm) > size:
@@ -199,38 +199,41 @@ class Http:
         yield Chunk(bytes(pcm), words.rest(), exact=False)
 
     async def _refusal(
-        self, answer: httpx2.Response, pieces: AsyncGenerator[bytes, None], text: str, due: float, cancel: CancelToken
+        self, answer: httpx2.Response, pieces: AsyncGenerator[bytes, None], text: str, due: float, patience: _Patience
     ) -> EngineError:
         body = b""
-        while len(body) < REASON_LIMIT and (piece := await _until(anext(pieces, None), due, cancel)) is not None:
+        while len(body) < REASON_LIMIT and (piece := await patience.until(anext(pieces, None), due)) is not None:
             body += piece
         kind = EngineError if answer.status_code >= 500 else Refused
         reason = _reason(body, answer.reason_phrase).replace(self._key or "\0", "***").replace(text, "...")[:200]
         return kind(f"the voice server answered {answer.status_code}: {reason}")
 
 
-async def _until(step: Awaitable[T], due: float, cancel: CancelToken) -> T:
-    """The result of ``step``, which has ended when this returns or raises.
+class _Patience:
+    """How long each step of one request may take: until it is due, or its turn is cancelled."""
 
-    Raises TimeoutError at the loop's time ``due``, and Cancelled as soon as the turn is cancelled.
-    """
-    doing = asyncio.ensure_future(step)
-    cancelled = asyncio.ensure_future(cancel.wait())
-    try:
-        limit = max(0.0, due - asyncio.get_running_loop().time())
-        await asyncio.wait({doing, cancelled}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        in_time = doing.done()
-    finally:
-        cancelled.cancel()
-        if not doing.done():
-            doing.cancel()
-            await asyncio.wait({doing})
-    if in_time:
-        return doing.result()
-    if not doing.cancelled():
-        doing.exception()  # how it ended no longer matters
-    cancel.check()
-    raise TimeoutError
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
+        self._limit: asyncio.Timeout | None = None
+        cancel.on_cancel(self._hurry)
+
+    async def until(self, step: Awaitable[T], due: float) -> T:
+        """The result of ``step``, which has ended when this returns or raises.
+
+        Raises TimeoutError at the loop's time ``due``, and Cancelled as soon as the turn is cancelled.
+        """
+        try:
+            async with asyncio.timeout_at(0.0 if self._cancel.cancelled else due) as self._limit:
+                return await step
+        except TimeoutError:
+            self._cancel.check()
+            raise
+        finally:
+            self._limit = None
+
+    def _hurry(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0.0)
 
 
 def _address(url: str) -> str:
