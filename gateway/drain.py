@@ -9,6 +9,7 @@ uvicorn by itself closes every WebSocket at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -135,6 +136,8 @@ def run(app: Starlette, settings: GatewaySettings) -> None:
         log.error("cannot listen on %s, port %d: %s", host, port, error.strerror or error)
         sys.exit(3)
     model()  # before the first call, which would wait for it
+    gc.collect()
+    gc.freeze()  # what was imported stays: looking through it would stop every call for 100 ms now and then
     server = Server(config, settings.drain_s, shares_port=shared)
     server.run([listener])
     if not server.started:
