@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, cast
 
-from bus.events import ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
+from bus.events import ReplyEnd, Said, Sentence, Stopped
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Offer, Work
+from bus.offers import SpeakOffer, TurnOffer
 from bus.reader import Entry
 from gateway import inputs
 from gateway.calls import Calls

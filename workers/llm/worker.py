@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus.cancel import Cancelled, CancelToken
-from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
+from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, ToolCall
 from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.offers import TurnOffer
 from bus.settings import load
 from bus.streams import Bus
 from workers.engines import EngineError

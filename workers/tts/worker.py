@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from bus.cancel import CancelToken
-from bus.events import Played, ReplyEnd, Sentence, SpeakOffer, SpeechAudio, SpeechEnd, Stopped
+from bus.events import Played, ReplyEnd, Sentence, SpeechAudio, SpeechEnd, Stopped
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.offers import SpeakOffer
 from bus.settings import BusSettings, load
 from bus.streams import Bus
 from workers.engines import EngineError
