@@ -144,6 +144,24 @@ class Sentence(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolArguments(Event):
+    """A piece of a function call's arguments, as the model writes it: ``start`` characters came before.
+
+    No call is made by it: that is ToolCall, which has all of them. Without one (a cancel, a failure, a worker that
+    died) the pieces count for nothing; the next call, the next worker's too, has another ``index`` and ``call_id``.
+    """
+
+    type: ClassVar[str] = "tool_arguments"
+    turn: int
+    attempt: int
+    index: int
+    call_id: str
+    name: str
+    start: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall(Event):
     """A function call of a turn; ``arguments`` is JSON text. Published once, never generated again."""
 
