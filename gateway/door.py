@@ -37,6 +37,7 @@ class Door:
     def __init__(self, settings: GatewaySettings, bus: Bus) -> None:
         self.keys = ApiKeys(settings.keys())
         self._settings = settings
+        self._operators = settings.operating()
         self._bus = bus
 
     async def caller(self, connection: HTTPConnection) -> Caller:
@@ -53,6 +54,14 @@ class Door:
             return Caller()
         problem = "Incorrect API key provided." if key else "No API key provided: expected Authorization: Bearer KEY."
         raise Refused(401, "invalid_request_error", "invalid_api_key", problem)
+
+    def may(self, caller: Caller, key: str | None) -> bool:
+        """Whether a session that was begun with the key of this name (None: not known) is the caller's to see or stop.
+
+        Where no key is needed, every session is everybody's.
+        """
+        operates = caller.name in self._operators and not caller.ephemeral
+        return operates or not self.keys.required or caller.name == key
 
     @property
     def most(self) -> int:

@@ -27,6 +27,7 @@ class Caller:
 
     name: str = ""
     session: dict[str, Any] = field(default_factory=dict)
+    ephemeral: bool = False
 
 
 class ApiKeys:
@@ -100,7 +101,7 @@ async def issued(bus: Bus, key: str, *, once: bool = False) -> Caller | None:
         return None
     name = secret_key(_digest(key).hex())
     told = await (bus.commands.getdel(name) if once else bus.commands.get(name))
-    return None if told is None else Caller(**json.loads(told))
+    return None if told is None else Caller(**json.loads(told), ephemeral=True)
 
 
 def _digest(key: str) -> bytes:

@@ -61,7 +61,7 @@ async def _connect(request: Request, gateway: Gateway, url: str, fields: list[tu
     """TwiML that connects a call to its audio."""
     try:
         await gateway.vacancy()
-        ticket, _ = await issue(gateway.bus, Caller("twilio"), {}, TICKET_S)
+        ticket, _ = await issue(gateway.bus, Caller(KEY), {}, TICKET_S)
     except (Refused, *OUTAGE):
         return Response(_twiml("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
     told = [(name, value) for name, value in fields if name in TOLD and value]

@@ -49,6 +49,9 @@ class GatewaySettings(BusSettings):
     which only a loopback address allows."""
     api_keys_file: Path | None = None
     """A file with more of them, one on a line."""
+    operators: str = ""
+    """Names of the keys that see and stop every session, comma-separated; others their own. Empty: a key that is the
+    only one."""
     max_sessions_per_key: int = Field(default=0, ge=0, le=10_000)
     """Sessions at a time with one key, over all gateways; 0: as many as there are."""
     max_session_s: float = Field(default=3600, ge=0, le=7 * 86_400)
@@ -161,6 +164,12 @@ class GatewaySettings(BusSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_operators(self) -> GatewaySettings:
+        if unknown := self.operating() - self.keys().keys():
+            raise ValueError(f"OPERATORS: no API key is called {', '.join(sorted(unknown))[:80]}")
+        return self
+
     @property
     def shown(self) -> str:
         """Host and port as one can open them on this machine."""
@@ -170,6 +179,11 @@ class GatewaySettings(BusSettings):
     def keys(self) -> dict[str, str]:
         """The API keys: name -> key. Raises ValueError, which names no key."""
         return read_keys(self.api_keys.get_secret_value(), self.api_keys_file)
+
+    def operating(self) -> set[str]:
+        """The names of the keys that see and stop every session."""
+        named = {name for each in self.operators.split(",") if (name := each.strip())}
+        return named or (set(keys) if len(keys := self.keys()) == 1 else set())
 
     def limits(self) -> Limits:
         """What every client has to keep to."""

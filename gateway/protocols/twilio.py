@@ -36,8 +36,9 @@ KEYS_PAUSE = 1.5
 MOST_KEYS = 64
 LONGEST_VALUE = 2000
 """Characters of a custom parameter."""
-KEY = "twilio"
-"""The name of the key with which sessions of the phone are begun: nobody else may go on with one."""
+KEY = "(phone)"
+"""The name of the key with which sessions of the phone are begun, which no API key can have: nobody else may go on with
+one."""
 OURS = ("greeting", "language", "instructions", "voice")
 """Custom parameters that set the session up; the model is told the others."""
 
