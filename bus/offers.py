@@ -36,10 +36,14 @@ class TurnOffer(Event):
 
 @dataclass(frozen=True, slots=True)
 class SpeakOffer(Event):
-    """A turn to speak; its sentences stand on the reply stream after entry ``after``, the first of them ``first``."""
+    """A turn to speak; its sentences stand on the reply stream after entry ``after``, the first of them ``first``.
+
+    ``manner`` is JSON with what is other than in the session's config: ``voice``.
+    """
 
     type: ClassVar[str] = "speak"
     session: str
     turn: int
     after: str
     first: int = 0
+    manner: str = ""

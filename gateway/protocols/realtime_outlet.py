@@ -17,9 +17,11 @@ from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
 from gateway.protocols.append_only import AppendOnly
+from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_items import Items, item_of
 from gateway.protocols.realtime_response import Response
+from gateway.protocols.realtime_voice import voice_id
 
 Send = Callable[[dict[str, Any]], None]
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -42,6 +44,8 @@ class RealtimeOutlet:
         self.conversation: str | None = f"conv_{session.replace('-', '_')}"
         self.most: Any = "inf"
         """The session's ``max_output_tokens``."""
+        self.spoken: dict[str, Any] = {}
+        """How its responses sound, as they tell it: ``format`` and ``voice``."""
         self.items = Items()
         self.requests: dict[str, dict[str, Any]] = {}
         """Tag -> the ``response`` object of the response.create that asked."""
@@ -54,6 +58,11 @@ class RealtimeOutlet:
         self.streams_text = False
         """Whether words are told as they become certain, before the utterance has ended."""
         self._words: dict[int, AppendOnly] = {}
+
+    def configure(self, config: RealtimeConfig) -> None:
+        """The session is another from now on."""
+        self.manual, self.codec, self.most = config.manual, config.codec("output"), config.most
+        self.spoken = config.spoken
 
     @property
     def rate(self) -> int:
@@ -161,6 +170,8 @@ class RealtimeOutlet:
         response = Response(self.response_id(turn), turn_item(self.session, turn), text_only, self.conversation)
         response.metadata, response.codec = request.get("metadata"), self.codec
         response.most = request.get("max_output_tokens") or self.most
+        asked = (request.get("audio") or {}).get("output") or {}
+        response.spoken = self.spoken | ({"voice": voice_id(asked["voice"])} if asked.get("voice") else {})
         self._responses = {turn: response}
         self.emit("response.created", response=response.view("in_progress"))
 
