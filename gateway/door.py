@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from bus.streams import Bus
-from gateway.keys import ApiKeys, Caller, issued
+from gateway.keys import PHONE, ApiKeys, Caller, issued
 from gateway.settings import GatewaySettings
 
 SUBPROTOCOL_KEY = "openai-insecure-api-key."
@@ -48,7 +48,8 @@ class Door:
         key = given_key(connection)
         if name := self.keys.name_of(key):
             return Caller(name)
-        if (ephemeral := await issued(self._bus, key)) is not None:
+        ephemeral = await issued(self._bus, key)
+        if ephemeral is not None and ephemeral.name != PHONE:  # a phone call's ticket opens the phone's door alone
             return ephemeral
         if not self.keys.required:
             return Caller()

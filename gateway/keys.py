@@ -18,6 +18,9 @@ from bus.streams import Bus
 SHORTEST = 8
 """Characters of a key at least."""
 EPHEMERAL = "ek_"
+PHONE = "(phone)"
+"""The name under which phone calls have their sessions, and their tickets: no API key can be called so, and none of the
+others may go on with such a session."""
 _NAMED = re.compile(r"(?:([\w.-]+)[:=])?(\S+)")
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from bus.settings import BusSettings, is_loopback
-from gateway import echo
+from gateway import carriers, echo
 from gateway.duplex import BACKCHANNELS, Duplex, spoken_words
 from gateway.end_of_turn import EndOfTurn, EndOfTurnKind, problem, shared
 from gateway.keys import read_keys
@@ -66,6 +66,9 @@ class GatewaySettings(BusSettings):
     """Whom a call may be handed over to: NAME:+NUMBER, comma-separated."""
     twilio_auth_token: SecretStr = SecretStr("")
     """With it, only what Twilio has signed gets a phone call connected."""
+    telnyx_public_key: str = ""
+    """With it, only what Telnyx has signed gets a phone call connected: your account's public key. Needs
+    ``bargein[telnyx]``."""
     public_url: str = ""
     """Where callers from outside reach this gateway, such as https://voice.example.com; empty: as they say."""
     allowed_origins: str = ""
@@ -134,6 +137,13 @@ class GatewaySettings(BusSettings):
         if wanted == "on" and not echo.available():
             raise ValueError(echo.MISSING)
         return wanted
+
+    @field_validator("telnyx_public_key")
+    @classmethod
+    def _can_be_checked(cls, key: str) -> str:
+        if key and (wrong := carriers.problem(key)):
+            raise ValueError(wrong)
+        return key
 
     @field_validator("transfer_to")
     @classmethod

@@ -144,7 +144,13 @@ def test_twilios_settings_as_the_page_says(tmp_path):
     assert profile.own_tools == ("end_call", "transfer") and profile.transfer_to == {"sales": "+15550100"}
 
 
+def test_telnyx_settings_as_the_page_says(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text(BLOCKS["telnyx"][1])
+    assert GatewaySettings(_env_file=file).profile().own_tools == ("end_call",)
+
+
 def test_every_block_is_run():
-    assert set(BLOCKS) == {"openai", "openai-call", "livekit", "pipecat", "agents", "twilio", "terminal"}
+    assert set(BLOCKS) == {"openai", "openai-call", "livekit", "pipecat", "agents", "twilio", "telnyx", "terminal"}
     for name in ("openai", "openai-call", "livekit", "pipecat", "agents"):
         assert len(BLOCKS[name][1].strip().splitlines()) <= 7

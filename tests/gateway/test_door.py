@@ -11,9 +11,9 @@ from websockets.exceptions import InvalidStatus
 
 from bus.settings import load
 from gateway.app import main
-from gateway.keys import ApiKeys, read_keys
+from gateway.keys import PHONE as PHONES
+from gateway.keys import ApiKeys, Caller, issue, read_keys
 from gateway.limits import Limits
-from gateway.protocols.twilio import KEY as PHONES
 from gateway.settings import GatewaySettings
 from tests.bus.fake_server import fake_connector
 from tests.gateway.realtime_client import client
@@ -142,6 +142,12 @@ def test_the_only_key_is_an_operators_and_an_unknown_one_is_refused():
 
 def test_no_key_can_be_the_phones():
     assert PHONES not in read_keys(f"{PHONES}:sk-0123456789", None)
+
+
+async def test_a_phone_calls_ticket_opens_no_other_door():
+    async with running_stack(**CLOSED) as stack:
+        ticket, _ = await issue(stack.bus, Caller(PHONES), {}, 60)
+        assert await refusal(stack.ws, **bearer(ticket)) == await refusal(stack.ws, **bearer("ek_none"))
 
 
 async def test_an_ephemeral_key_cannot_be_renewed_by_itself():
