@@ -1,4 +1,4 @@
-"""Every event that crosses Redis, one small dataclass each.
+"""Every event on a session's streams, one small dataclass each; offers to workers are in ``bus.offers``.
 
 One event is one stream entry with flat fields, readable in ``redis-cli monitor`` and ``XRANGE``::
 
@@ -140,6 +140,24 @@ class Sentence(Event):
     turn: int
     attempt: int
     index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArguments(Event):
+    """A piece of a function call's arguments, as the model writes it: ``start`` characters came before.
+
+    No call is made by it: that is ToolCall, which has all of them. Without one (a cancel, a failure, a worker that
+    died) the pieces count for nothing; the next call, the next worker's too, has another ``index`` and ``call_id``.
+    """
+
+    type: ClassVar[str] = "tool_arguments"
+    turn: int
+    attempt: int
+    index: int
+    call_id: str
+    name: str
+    start: int
     text: str
 
 
@@ -348,53 +366,3 @@ class EndRequested(Event):
 
     type: ClassVar[str] = "end_session"
     reason: str
-
-
-# -- work streams: offers ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOffer(Event):
-    """A session that needs a recogniser."""
-
-    type: ClassVar[str] = "session"
-    session: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOffer(Event):
-    """A turn to answer, from the conversation up to and including history entry ``history``.
-
-    ``said`` is what the caller has said since, when it is not certain yet that they are done. ``request`` is JSON with
-    what the turn may do besides: ``tools``, ``tool_choice``, ``max_tokens``, and ``conversation`` (messages as in Said)
-    when it answers that instead of the session's.
-    """
-
-    type: ClassVar[str] = "turn"
-    session: str
-    turn: int
-    history: str
-    instructions: str = ""
-    said: str = ""
-    request: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SpeakOffer(Event):
-    """A turn to speak; its sentences stand on the reply stream after entry ``after``, the first of them ``first``."""
-
-    type: ClassVar[str] = "speak"
-    session: str
-    turn: int
-    after: str
-    first: int = 0
-
-
-TYPES: dict[str, type[Event]] = {
-    kind.type: kind
-    for kind in (
-        MicAudio, UtteranceStarted, UtterancePaused, UtteranceResumed, UtteranceEnded, HungUp, Partial, Final,
-        ReplyBegun, Sentence, ToolCall, ReplyEnd, SpeechAudio, SpeechEnd, Said, Amended, Played, Stopped, TurnRecord,
-        Input, CancelRequested, EndRequested, SessionOffer, TurnOffer, SpeakOffer,
-    )
-}  # fmt: skip

@@ -19,8 +19,9 @@ from redis.exceptions import ResponseError
 
 from bus import scripts
 from bus.connect import OUTAGE
-from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
+from bus.events import Event
 from bus.keys import session_key, shard_of, work_key
+from bus.offers import SessionOffer, SpeakOffer, TurnOffer
 from bus.reader import Entry, read_entry
 from bus.streams import Bus, granted
 from bus.wire import encode

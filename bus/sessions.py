@@ -25,6 +25,8 @@ class Summary:
     """The cancel watermark: the highest turn that was cancelled; 0 for none."""
     expires_s: int
     """Seconds until its keys are gone; -1: no time is set."""
+    key: str | None
+    """The name of the API key that it was begun with; None where that is not known."""
 
 
 async def known(bus: Bus) -> list[str]:
@@ -56,9 +58,11 @@ async def summary(bus: Bus, session: str) -> Summary:
         pipe.xlen(session_key(session, "records"))
         pipe.get(session_key(session, "cancelled"))
         pipe.pttl(session_key(session, "config"))
-        held, first, last, turns, cancelled, left = await pipe.execute()
+        pipe.hget(session_key(session, "config"), "key")
+        held, first, last, turns, cancelled, left, key = await pipe.execute()
     began, newest = (position(rows[0][0].decode())[0] if rows else 0 for rows in (first, last))
-    return Summary(session, bool(held), began, newest, turns, int(cancelled or 0), max(-1, int(left) // 1000))
+    expires, name = max(-1, int(left) // 1000), None if key is None else key.decode()
+    return Summary(session, bool(held), began, newest, turns, int(cancelled or 0), expires, name)
 
 
 async def summaries(bus: Bus) -> list[Summary]:

@@ -21,8 +21,9 @@ from redis.exceptions import NoScriptError
 from bus import scripts
 from bus.backoff import Backoff
 from bus.connect import COMMAND_TIMEOUT, OUTAGE, Client, MakeClient, OnConnect, Whereabouts, connector
-from bus.events import Event, SessionOffer, SpeakOffer, TurnOffer
+from bus.events import Event
 from bus.keys import KEPT_KEYS, live_key, session_key
+from bus.offers import SessionOffer, SpeakOffer, TurnOffer
 from bus.outbox import Outbox, Outboxes
 from bus.reader import Entry, Reader, Subscription, Unique, read_entry
 from bus.wire import encode

@@ -10,9 +10,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bus.events import TYPES, Event
+from bus import events, offers
+from bus.events import Event
 
 VERSION = 1
+
+TYPES: dict[str, type[Event]] = {
+    kind.type: kind
+    for module in (events, offers)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind.type
+}
+"""Every event of both files, by its type."""
 
 
 class BadEvent(ValueError):

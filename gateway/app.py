@@ -7,8 +7,8 @@ WS   /v1/realtime            the OpenAI Realtime protocol
 GET  /console                what happens in every session
 GET  /metrics                for Prometheus
 POST /v1/realtime/client_secrets   an ephemeral key for a browser
-POST /twilio/voice           TwiML for a phone call
-WS   /twilio                 its audio
+POST /twilio/voice           TwiML for a phone call, and the same for /telnyx/voice
+WS   /twilio, /telnyx        its audio
 POST /cancel/{session_id}    stop what the assistant is saying
 """
 
@@ -296,9 +296,7 @@ def create_app(
         Route("/v1/realtime/client_secrets", client_secrets, methods=["POST"]),
         *console.ROUTES,
         WebSocketRoute("/v1/realtime", realtime),
-        Route("/twilio/voice", phone.voice, methods=["POST"]),
-        Route("/twilio/after", phone.after, methods=["POST"]),
-        WebSocketRoute("/twilio", phone.media),
+        *phone.ROUTES,
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 

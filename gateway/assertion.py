@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from bus.backoff import Backoff
 from bus.connect import OUTAGE
-from bus.events import SessionOffer
 from bus.keys import session_key, shard_of
 from bus.leases import Work
+from bus.offers import SessionOffer
 from bus.streams import Bus
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bus.events import Said, ToolCall
+from bus.events import Said, ToolArguments, ToolCall
 from bus.history import HistoryWriter
 from gateway.names import call_item
 from gateway.outlet import Outlet
@@ -29,12 +29,24 @@ class Calls:
         self._kept: list[ToolCall] = []
         self._known: set[str] = set()
         self._answered: set[str] = set()
+        self._begun: dict[str, str] = {}
+        """Call of the turn that goes on -> its arguments so far."""
 
     def take_up(self, messages: Sequence[Said]) -> None:
         """Know the calls of a conversation that is gone on with, and what came of them."""
         self._known.update(said.call_id for said in messages if said.role == "tool_call")
         self._answered.update(said.call_id for said in messages if said.role == "tool")
         self.unseen = bool(messages) and messages[-1].role == "tool"
+
+    def begin(self, piece: ToolArguments, *, kept_back: bool) -> None:
+        """The model is calling a function; the client sees it do so, and is told of no call by it."""
+        text = self._begun.get(piece.call_id, "")
+        if piece.call_id in self._known or piece.start != len(text):
+            return  # a piece is missing, or came twice: the whole call has all of them
+        text = self._begun[piece.call_id] = text + piece.text
+        if not kept_back and not self._own.has(piece.name):
+            item = call_item(self._session, piece.turn, piece.index)
+            self._outlet.calling(piece.turn, item, piece.call_id, piece.name, text)
 
     def take(self, call: ToolCall, *, kept_back: bool) -> bool:
         """The model calls a function; false when that is known already."""
@@ -72,6 +84,7 @@ class Calls:
         self._own.closed(turn, heard=heard)
         self._known.difference_update(call.call_id for call in self._kept)
         self._kept.clear()
+        self._begun.clear()
 
     def _tell(self, call: ToolCall) -> None:
         item = call_item(self._session, call.turn, call.index)

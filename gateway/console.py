@@ -5,7 +5,8 @@ GET /console/sessions                     every session, live or kept, as JSON
 GET /console/sessions/{id}                one session's story (gateway/story.py) with the levels of both voices
 GET /console/sessions/{id}/recording      its recording, once there is one
 
-Where API keys are set, the data wants one of them; an ephemeral key, made for a single caller, will not do.
+Where API keys are set, the data wants one of them; an ephemeral key, made for a single caller, will not do. A key shows
+the sessions that were begun with it, an operator's (``OPERATORS``) all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bus.keys import is_session, shard_of
 from bus.outbox import OUTAGE
 from gateway import levels
 from gateway.door import Refused, given_key
-from gateway.keys import EPHEMERAL
+from gateway.keys import EPHEMERAL, Caller
 from gateway.story import Streams, story
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ PAGE = Path(__file__).parent / "page" / "console" / "index.html"
 KINDS = {".wav": "audio/wav", ".flac": "audio/flac"}
 STREAMS = ("transcript", "reply", "history", "playback", "records", "inputs")
 
-Handler = Callable[["Gateway", Request], Awaitable[Response]]
+Handler = Callable[["Gateway", Request, Caller], Awaitable[Response]]
 
 
 def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -50,8 +51,8 @@ def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         try:
             if given_key(request).startswith(EPHEMERAL):
                 raise Refused(401, "invalid_request_error", "invalid_api_key", "An ephemeral key opens no console.")
-            await gateway.door.caller(request)
-            response = await handler(gateway, request)
+            caller = await gateway.door.caller(request)
+            response = await handler(gateway, request, caller)
         except Refused as refused:
             return refused.response()
         except OUTAGE:
@@ -66,14 +67,14 @@ async def page(request: Request) -> Response:
     return FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
 
 
-async def listed(gateway: Gateway, request: Request) -> Response:
+async def listed(gateway: Gateway, request: Request, who: Caller) -> Response:
     found = [{**asdict(each), "recorded": recording(gateway, each.session) is not None}
-             for each in await sessions.summaries(gateway.bus)]  # fmt: skip
+             for each in await sessions.summaries(gateway.bus) if gateway.door.may(who, each.key)]  # fmt: skip
     return JSONResponse({"sessions": found})
 
 
-async def told(gateway: Gateway, request: Request) -> Response:
-    session = _asked(gateway, request)
+async def told(gateway: Gateway, request: Request, who: Caller) -> Response:
+    session = await _asked(gateway, request, who)
     if session is None or not await sessions.exists(gateway.bus, session):
         return _absent(request)
     kept = {name: await _events(gateway, session, name) for name in STREAMS}
@@ -92,8 +93,8 @@ async def told(gateway: Gateway, request: Request) -> Response:
     return JSONResponse(body)
 
 
-async def recorded(gateway: Gateway, request: Request) -> Response:
-    session = _asked(gateway, request)
+async def recorded(gateway: Gateway, request: Request, who: Caller) -> Response:
+    session = await _asked(gateway, request, who)
     path = recording(gateway, session) if session else None
     return FileResponse(path, media_type=KINDS[path.suffix]) if path else _absent(request)
 
@@ -108,9 +109,12 @@ async def _events(gateway: Gateway, session: str, name: str) -> list[Any]:
     return events(await rows(gateway.bus, session, name), name)
 
 
-def _asked(gateway: Gateway, request: Request) -> str | None:
+async def _asked(gateway: Gateway, request: Request, who: Caller) -> str | None:
+    """The session that is asked for, if it is one and the caller's to see."""
     session = str(request.path_params["session_id"])
-    return session if is_session(session) and shard_of(session) < gateway.bus.shards else None
+    if not is_session(session) or shard_of(session) >= gateway.bus.shards:
+        return None
+    return session if gateway.door.may(who, (await gateway.bus.config(session)).get("key")) else None
 
 
 def _absent(request: Request) -> Response:

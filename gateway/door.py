@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from bus.streams import Bus
-from gateway.keys import ApiKeys, Caller, issued
+from gateway.keys import PHONE, ApiKeys, Caller, issued
 from gateway.settings import GatewaySettings
 
 SUBPROTOCOL_KEY = "openai-insecure-api-key."
@@ -37,6 +37,7 @@ class Door:
     def __init__(self, settings: GatewaySettings, bus: Bus) -> None:
         self.keys = ApiKeys(settings.keys())
         self._settings = settings
+        self._operators = settings.operating()
         self._bus = bus
 
     async def caller(self, connection: HTTPConnection) -> Caller:
@@ -47,12 +48,21 @@ class Door:
         key = given_key(connection)
         if name := self.keys.name_of(key):
             return Caller(name)
-        if (ephemeral := await issued(self._bus, key)) is not None:
+        ephemeral = await issued(self._bus, key)
+        if ephemeral is not None and ephemeral.name != PHONE:  # a phone call's ticket opens the phone's door alone
             return ephemeral
         if not self.keys.required:
             return Caller()
         problem = "Incorrect API key provided." if key else "No API key provided: expected Authorization: Bearer KEY."
         raise Refused(401, "invalid_request_error", "invalid_api_key", problem)
+
+    def may(self, caller: Caller, key: str | None) -> bool:
+        """Whether a session that was begun with the key of this name (None: not known) is the caller's to see or stop.
+
+        Where no key is needed, every session is everybody's.
+        """
+        operates = caller.name in self._operators and not caller.ephemeral
+        return operates or not self.keys.required or caller.name == key
 
     @property
     def most(self) -> int:

@@ -18,6 +18,7 @@ from bus.events import (
     SpeechAudio,
     SpeechEnd,
     Stopped,
+    ToolArguments,
     ToolCall,
 )  # fmt: skip
 from bus.keys import session_key
@@ -104,6 +105,13 @@ class Inlet:
             stagehand.text_said(event.text)
         elif event.index == 0:
             stagehand.speak(event.turn, self.last["reply"])
+
+    @hear.register
+    def _(self, event: ToolArguments) -> None:
+        live = self._session.state.live
+        if live is not None and live.number == event.turn:
+            kept_back = live.state is TurnState.SPECULATIVE
+            self._session.stagehand.calls.begin(event, kept_back=kept_back)
 
     @hear.register
     def _(self, event: ToolCall) -> None:

@@ -18,6 +18,9 @@ from bus.streams import Bus
 SHORTEST = 8
 """Characters of a key at least."""
 EPHEMERAL = "ek_"
+PHONE = "(phone)"
+"""The name under which phone calls have their sessions, and their tickets: no API key can be called so, and none of the
+others may go on with such a session."""
 _NAMED = re.compile(r"(?:([\w.-]+)[:=])?(\S+)")
 
 
@@ -27,6 +30,7 @@ class Caller:
 
     name: str = ""
     session: dict[str, Any] = field(default_factory=dict)
+    ephemeral: bool = False
 
 
 class ApiKeys:
@@ -100,7 +104,7 @@ async def issued(bus: Bus, key: str, *, once: bool = False) -> Caller | None:
         return None
     name = secret_key(_digest(key).hex())
     told = await (bus.commands.getdel(name) if once else bus.commands.get(name))
-    return None if told is None else Caller(**json.loads(told))
+    return None if told is None else Caller(**json.loads(told), ephemeral=True)
 
 
 def _digest(key: str) -> bytes:

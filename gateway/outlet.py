@@ -56,6 +56,12 @@ class Outlet(Protocol):
     def text(self, turn: int, text: str) -> None:
         """A piece of the text of a turn without audio."""
 
+    def calling(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
+        """The model is calling a function: ``arguments`` so far, the beginning of what ``called`` will have.
+
+        A turn that ends without that has not called it.
+        """
+
     def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
         """The turn calls a function; ``arguments`` is JSON text, ``item`` the call's name in the conversation."""
 

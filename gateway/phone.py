@@ -1,31 +1,34 @@
-"""Twilio's two doors: TwiML that connects a call, and the WebSocket that it is connected to.
+"""A phone company's doors: markup that connects a call, and the WebSocket that it is connected to.
 
 POST /twilio/voice   what to do with a call: connect it to /twilio, with a ticket for one call
 WS   /twilio         the call's audio
 POST /twilio/after   what to do with a call that was given back: dial whom it is handed over to, or hang up
+
+The same under /telnyx: ``gateway.carriers`` has what is different.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import logging
+import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 from xml.sax.saxutils import escape, quoteattr
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bus.keys import call_key, handover_key, live_key, new_session, shard_of
 from bus.outbox import OUTAGE
 from gateway import reconnect
+from gateway.carriers import CARRIERS, Carrier
 from gateway.door import Refused
-from gateway.keys import Caller, issue, issued
-from gateway.protocols.twilio import KEY, TwilioConnection
+from gateway.keys import PHONE, Caller, issue, issued
+from gateway.protocols.twilio import LONGEST_NAME, TwilioConnection
 from gateway.resume import NotThere, Taken
 
 if TYPE_CHECKING:
@@ -39,59 +42,53 @@ LONGEST_CALL_S = 86_400
 """Seconds for which it is known which session a call has."""
 LONGEST_FORM = 64 << 10
 TOLD = ("From", "To", "CallerName", "FromCity", "FromCountry")
-"""Fields of Twilio's request that the call brings along, if they are set."""
+"""Fields of the company's request that the call brings along, if they are set."""
 
 
-def signature(token: str, url: str, fields: list[tuple[str, str]]) -> str:
-    """What Twilio signs a request with: base64 of HMAC-SHA1 over the URL and the sorted fields."""
-    text = url + "".join(name + value for name, value in sorted(set(fields)))
-    return base64.b64encode(hmac.new(token.encode(), text.encode(), hashlib.sha1).digest()).decode()
-
-
-async def voice(request: Request) -> Response:
-    """TwiML for a call that has come in. The query's parameters become the call's custom parameters."""
+async def voice(carrier: Carrier, request: Request) -> Response:
+    """Markup for a call that has come in. The query's parameters become the call's custom parameters."""
     gateway: Gateway = request.app.state.gateway
-    signed = await _signed(request, gateway)
+    signed = await _signed(carrier, request, gateway)
     if isinstance(signed, Response):
         return signed
-    return await _connect(request, gateway, *signed)
+    return await _connect(carrier, request, gateway, *signed)
 
 
-async def _connect(request: Request, gateway: Gateway, url: str, fields: list[tuple[str, str]]) -> Response:
-    """TwiML that connects a call to its audio."""
+async def _connect(
+    carrier: Carrier, request: Request, gateway: Gateway, url: str, fields: list[tuple[str, str]]
+) -> Response:
+    """Markup that connects a call to its audio."""
     try:
         await gateway.vacancy()
-        ticket, _ = await issue(gateway.bus, Caller("twilio"), {}, TICKET_S)
+        ticket, _ = await issue(gateway.bus, Caller(PHONE), {}, TICKET_S)
     except (Refused, *OUTAGE):
-        return Response(_twiml("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
-    told = [(name, value) for name, value in fields if name in TOLD and value]
-    parameters = [("ticket", ticket), *request.query_params.items(), *told]
-    root = url.partition("/twilio/")[0] + "/twilio"
-    after, socket = quoteattr(f"{root}/after"), quoteattr(root.replace("http", "ws", 1))
+        return Response(_markup("<Say>Please call again in a moment.</Say>"), media_type="text/xml")
+    caller = [(name, value) for name, value in fields if name in TOLD and value]
+    parameters = [("ticket", ticket), *request.query_params.items(), *caller]
+    root = url.partition(f"{carrier.path}/")[0] + carrier.path
     inner = "".join(f"<Parameter name={quoteattr(n)} value={quoteattr(v)}/>" for n, v in parameters)
-    return Response(
-        _twiml(f"<Connect action={after}><Stream url={socket}>{inner}</Stream></Connect>"), media_type="text/xml"
-    )
+    told = carrier.connect(root.replace("http", "ws", 1), f"{root}/after", inner)
+    return Response(_markup(told), media_type="text/xml")
 
 
-async def after(request: Request) -> Response:
-    """TwiML for a call whose audio has ended."""
+async def after(carrier: Carrier, request: Request) -> Response:
+    """Markup for a call whose audio has ended."""
     gateway: Gateway = request.app.state.gateway
-    signed = await _signed(request, gateway)
+    signed = await _signed(carrier, request, gateway)
     if isinstance(signed, Response):
         return signed
     url, fields = signed
-    number, resting, call = None, None, dict(fields).get("CallSid", "")
+    number, resting, call = None, None, dict(fields).get("CallSid", "")[:LONGEST_NAME]
     with suppress(*OUTAGE):
         number = await gateway.bus.commands.getdel(handover_key(call))
         resting = await _session_of(gateway, call)
     if resting and not number:  # its stream broke: the call goes on
-        return await _connect(request, gateway, url, fields)
+        return await _connect(carrier, request, gateway, url, fields)
     said = f"<Dial>{escape(number.decode())}</Dial>" if number else "<Hangup/>"
-    return Response(_twiml(said), media_type="text/xml")
+    return Response(_markup(said), media_type="text/xml")
 
 
-async def media(socket: WebSocket) -> None:
+async def media(carrier: Carrier, socket: WebSocket) -> None:
     """A call's audio."""
     gateway: Gateway = socket.app.state.gateway
     settings = gateway.settings
@@ -102,7 +99,7 @@ async def media(socket: WebSocket) -> None:
         await socket.send_denial_response(refused.response())
         return
     await socket.accept()
-    closed = gateway.door.keys.required or bool(settings.twilio_auth_token.get_secret_value())
+    closed = gateway.door.keys.required or bool(carrier.secret(settings))
 
     async def admit(parameters: dict[str, str]) -> bool:
         ticket, key = parameters.pop("ticket", ""), parameters.pop("key", "")
@@ -124,7 +121,7 @@ async def media(socket: WebSocket) -> None:
             return None
         try:
             if (known := await _session_of(gateway, call)) is not None:
-                taken, config = await reconnect.take_up(gateway, known, Caller(KEY))
+                taken, config = await reconnect.take_up(gateway, known, Caller(PHONE))
                 log.info("%s: goes on (phone)", known)
                 return known, taken, config["client"]
             await gateway.bus.commands.set(call_key(call), session_id, ex=LONGEST_CALL_S)
@@ -141,7 +138,7 @@ async def media(socket: WebSocket) -> None:
     except Refused:
         await socket.close(1013, "every line is busy")
         return
-    connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits())
+    connection = TwilioConnection(socket, session_id, settings.profile(), settings.limits(), carrier.dialect)
     try:
         await connection.run(gateway.make_session, admit, recall, handed_over)
     finally:
@@ -157,8 +154,8 @@ async def _session_of(gateway: Gateway, call: str) -> str | None:
     return session if live else None
 
 
-async def _signed(request: Request, gateway: Gateway) -> tuple[str, list[tuple[str, str]]] | Response:
-    """(public URL, fields) of a request that Twilio has signed, where its token is known; else what to answer."""
+async def _signed(carrier: Carrier, request: Request, gateway: Gateway) -> tuple[str, list[tuple[str, str]]] | Response:
+    """(public URL, fields) of a request that the company has signed, where that can be known; else what to answer."""
     body = b""
     async for piece in request.stream():
         body += piece
@@ -168,27 +165,37 @@ async def _signed(request: Request, gateway: Gateway) -> tuple[str, list[tuple[s
         fields = parse_qsl(body.decode(), keep_blank_values=True)
     except (UnicodeDecodeError, ValueError):
         return PlainTextResponse("expected a form\n", 400)
-    settings = gateway.settings
-    token = settings.twilio_auth_token.get_secret_value()
-    url = f"{_public(request, settings.public_url)}{request.url.path}"
+    secret = carrier.secret(gateway.settings)
+    url = f"{_public(request, gateway.settings.public_url)}{request.url.path}"
     url += f"?{request.url.query}" if request.url.query else ""
-    if token:
-        given = request.headers.get("x-twilio-signature", "")
-        if not hmac.compare_digest(given.encode(), signature(token, url, fields).encode()):
-            log.warning("a request with a wrong signature; is PUBLIC_URL what Twilio calls? expected: %s", url)
+    if secret:
+        if not carrier.signed(secret, request.headers, url, body, time.time()):
+            told = "a request with a wrong signature; are %s and PUBLIC_URL right? expected to be called at: %s"
+            log.warning(told, carrier.variable, url)
             return PlainTextResponse("wrong signature\n", 403)
     elif gateway.door.keys.required:
-        return PlainTextResponse("TWILIO_AUTH_TOKEN is not set, so nobody can know that this is Twilio\n", 403)
+        return PlainTextResponse(f"{carrier.variable} is not set, so nobody can know who asks\n", 403)
     return url, fields
 
 
 def _public(request: Request, public_url: str) -> str:
-    """Scheme and host under which Twilio calls."""
+    """Scheme and host under which the company calls."""
     if public_url:
         parts = urlsplit(public_url)
         return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     return f"{request.url.scheme}://{request.url.netloc}"
 
 
-def _twiml(inner: str) -> str:
+def _markup(inner: str) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?><Response>{inner}</Response>'
+
+
+ROUTES: list[BaseRoute] = [
+    route
+    for carrier in CARRIERS
+    for route in (
+        Route(f"{carrier.path}/voice", partial(voice, carrier), methods=["POST"]),
+        Route(f"{carrier.path}/after", partial(after, carrier), methods=["POST"]),
+        WebSocketRoute(carrier.path, partial(media, carrier)),
+    )
+]

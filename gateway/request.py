@@ -22,6 +22,12 @@ class Request:
     max_tokens: int | None = None
     conversation: tuple[Said, ...] | None = None
     """What the model is shown instead of the session's conversation."""
+    voice: str | None = None
+    """As in ``Profile``."""
+
+    def manner(self) -> str:
+        """What the voice is told: ``SpeakOffer.manner``."""
+        return "" if self.voice is None else json.dumps({"voice": self.voice}, ensure_ascii=False)
 
     def options(self, profile: Profile) -> str:
         """What a worker is told besides the instructions: JSON, empty when there is nothing to tell."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from bus.settings import BusSettings, is_loopback
-from gateway import echo
+from gateway import carriers, echo
 from gateway.duplex import BACKCHANNELS, Duplex, spoken_words
 from gateway.end_of_turn import EndOfTurn, EndOfTurnKind, problem, shared
 from gateway.keys import read_keys
@@ -49,6 +49,9 @@ class GatewaySettings(BusSettings):
     which only a loopback address allows."""
     api_keys_file: Path | None = None
     """A file with more of them, one on a line."""
+    operators: str = ""
+    """Names of the keys that see and stop every session, comma-separated; others their own. Empty: a key that is the
+    only one."""
     max_sessions_per_key: int = Field(default=0, ge=0, le=10_000)
     """Sessions at a time with one key, over all gateways; 0: as many as there are."""
     max_session_s: float = Field(default=3600, ge=0, le=7 * 86_400)
@@ -63,6 +66,9 @@ class GatewaySettings(BusSettings):
     """Whom a call may be handed over to: NAME:+NUMBER, comma-separated."""
     twilio_auth_token: SecretStr = SecretStr("")
     """With it, only what Twilio has signed gets a phone call connected."""
+    telnyx_public_key: str = ""
+    """With it, only what Telnyx has signed gets a phone call connected: your account's public key. Needs
+    ``bargein[telnyx]``."""
     public_url: str = ""
     """Where callers from outside reach this gateway, such as https://voice.example.com; empty: as they say."""
     allowed_origins: str = ""
@@ -132,6 +138,13 @@ class GatewaySettings(BusSettings):
             raise ValueError(echo.MISSING)
         return wanted
 
+    @field_validator("telnyx_public_key")
+    @classmethod
+    def _can_be_checked(cls, key: str) -> str:
+        if key and (wrong := carriers.problem(key)):
+            raise ValueError(wrong)
+        return key
+
     @field_validator("transfer_to")
     @classmethod
     def _has_numbers(cls, listed: str) -> str:
@@ -161,6 +174,12 @@ class GatewaySettings(BusSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_operators(self) -> GatewaySettings:
+        if unknown := self.operating() - self.keys().keys():
+            raise ValueError(f"OPERATORS: no API key is called {', '.join(sorted(unknown))[:80]}")
+        return self
+
     @property
     def shown(self) -> str:
         """Host and port as one can open them on this machine."""
@@ -170,6 +189,11 @@ class GatewaySettings(BusSettings):
     def keys(self) -> dict[str, str]:
         """The API keys: name -> key. Raises ValueError, which names no key."""
         return read_keys(self.api_keys.get_secret_value(), self.api_keys_file)
+
+    def operating(self) -> set[str]:
+        """The names of the keys that see and stop every session."""
+        named = {name for each in self.operators.split(",") if (name := each.strip())}
+        return named or (set(keys) if len(keys := self.keys()) == 1 else set())
 
     def limits(self) -> Limits:
         """What every client has to keep to."""

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, cast
 
-from bus.events import ReplyEnd, Said, Sentence, SpeakOffer, Stopped, TurnOffer
+from bus.events import ReplyEnd, Said, Sentence, Stopped
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Offer, Work
+from bus.offers import SpeakOffer, TurnOffer
 from bus.reader import Entry
 from gateway import inputs
 from gateway.calls import Calls
@@ -62,6 +63,8 @@ class Stagehand:
         """What was said over the turn that goes on: in the history it follows the turn."""
         self._text = ""
         self._count: ReplyEnd | None = None
+        self._manner = ""
+        """How the newest turn is to be spoken, as ``SpeakOffer`` has it."""
         self.text_only = False
         """Whether the newest turn has no audio."""
         session.output.first_frame = lambda frame: self.step("first_out")
@@ -111,12 +114,11 @@ class Stagehand:
 
     def speak(self, turn: int, after: str) -> None:
         """The first sentence is here: somebody shall speak the turn, whose sentences follow entry ``after``."""
-        record = self._turns[turn]
+        record, speak = self._turns[turn], SpeakOffer(self._session.id, turn, after, manner=self._manner)
         record.offering("tts")
 
         async def offer() -> None:
             if not record.cancelled:
-                speak = SpeakOffer(self._session.id, turn, after)
                 record.offered("tts", await self._session.pen.offer(self._work["tts"], speak), speak)
             else:
                 record.stopped(Stopped(turn, "tts", "never_started"))
@@ -126,8 +128,7 @@ class Stagehand:
     def ask(self, action: inputs.OpenTurn, request: Request) -> None:
         """Somebody shall answer a turn, unless its text is there."""
         turn, session, record = action.turn, self._session, self._turns[action.turn]
-        instructions = request.instructions or ""
-        options = request.options(session.profile)
+        told = request.instructions or "", action.said, request.options(session.profile)
         if action.text:
             key = session_key(session.id, "reply")
             session.pen.post(key, Sentence(turn, 0, 0, action.text))
@@ -140,7 +141,7 @@ class Stagehand:
                 record.stopped(Stopped(turn, "llm", "never_started"))
                 return
             pinned = await self.history.pin()
-            made = TurnOffer(session.id, turn, pinned, instructions, action.said, options)
+            made = TurnOffer(session.id, turn, pinned, *told)
             record.offered("llm", await session.pen.offer(self._work["llm"], made), made)
 
         self.effects.later(offer)
@@ -289,8 +290,8 @@ class Stagehand:
         self._text, self._count = "", None
         self.recorder.opened(turn, action.utterance)
         request = self._requests.pop(action.tag, Request())
-        only = session.profile.text_only if request.text_only is None else request.text_only
-        self.text_only = only
+        self.text_only = session.profile.text_only if request.text_only is None else request.text_only
+        self._manner = request.manner()
         self.calls.unseen = False
         session.output.begin(turn, kept_back=bool(action.said))
         if action.said:

@@ -7,9 +7,9 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from bus.events import SessionOffer
 from bus.keys import KEPT_KEYS, session_key
 from bus.leases import Work
+from bus.offers import SessionOffer
 from bus.outbox import OUTAGE, BusDown
 from bus.streams import Bus
 from gateway.pen import LEASE

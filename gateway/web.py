@@ -76,7 +76,7 @@ async def measured(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     gateway, session_id = gateway_of(request), request.path_params["session_id"]
     try:
-        await gateway.door.caller(request)
+        caller = await gateway.door.caller(request)
     except Refused as refused:
         return refused.response()
     except OUTAGE:
@@ -85,16 +85,19 @@ async def cancel(request: Request) -> Response:
         error = f"{session_id[:60]!r} is not a session id; expected s<shard>-<hex>"
         return JSONResponse({"error": error}, status_code=400)
     session = gateway.sessions.get(session_id)
-    if session is not None:
+    if session is not None and gateway.door.may(caller, session.profile.key):
         turn = session.cancel("client_cancelled")
         return JSONResponse({"session": session_id, "cancelled": turn or None})
-    if shard_of(session_id) < gateway.bus.shards:
+    if session is None and shard_of(session_id) < gateway.bus.shards:
         try:
-            if await gateway.bus.commands.exists(session_key(session_id, "lease:gateway")):
+            key = (await gateway.bus.config(session_id)).get("key")
+            held = await gateway.bus.commands.exists(session_key(session_id, "lease:gateway"))
+            if held and gateway.door.may(caller, key):
                 await gateway.bus.publish(session_key(session_id, "control"), CancelRequested(0, "client_cancelled"))
                 return JSONResponse({"session": session_id, "forwarded": True}, status_code=202)
         except OUTAGE:
             return JSONResponse({"error": "redis does not answer"}, 503, headers={"Retry-After": RETRY_AFTER})
+    # The same of a session that is somebody else's: whose it is is not told to who may not have it.
     return JSONResponse({"error": f"no live session {session_id}"}, status_code=404)
 
 

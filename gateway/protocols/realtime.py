@@ -44,9 +44,8 @@ class RealtimeConnection(Connection):
         # Browsers and the page cancel echo themselves; a client that does not says so in its URL.
         cancels_echo = socket.query_params.get("echo") != "cancel"
         self.outlet = RealtimeOutlet(session_id, self.queue, extensions=extensions, cancels_echo=cancels_echo)
-        self.outlet.manual, self.outlet.most = config.manual, config.most
         self.outlet.streams_text = config.kind == "transcription"
-        self.outlet.codec = config.codec("output")
+        self.outlet.configure(config)
         self._config = config
         self._requests: Requests
 

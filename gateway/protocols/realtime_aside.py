@@ -26,7 +26,7 @@ class AsideOutlet(RealtimeOutlet):
     def __init__(self, session: str, parent: RealtimeOutlet) -> None:
         super().__init__(session, lambda event: None, extensions=False)
         self.conversation = None
-        self.codec, self.most = parent.codec, parent.most
+        self.codec, self.most, self.spoken = parent.codec, parent.most, parent.spoken
         self.closed = asyncio.Event()
         self._parent = parent
 

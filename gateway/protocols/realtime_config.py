@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from gateway.codecs import CODECS, PCM, Codec
 from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_shapes import known
-from gateway.protocols.realtime_voice import DEFAULT_VOICE, Voices, check_speed
+from gateway.protocols.realtime_voice import DEFAULT_VOICE, Voices, check_speed, voice_id
 from gateway.settings import Profile
 from gateway.speech import Endpointing
 
@@ -142,6 +142,22 @@ class RealtimeConfig:
     def most(self) -> Any:
         """The session's ``max_output_tokens``."""
         return self._session.get("max_output_tokens", "inf")
+
+    @property
+    def spoken(self) -> dict[str, Any]:
+        """How the session's responses sound, as each of them tells it; empty where there are none."""
+        spoken = self._session["audio"].get("output")
+        return {"format": dict(spoken["format"]), "voice": voice_id(spoken.get("voice"))} if spoken else {}
+
+    def voice_of(self, asked: dict[str, Any]) -> str | None:
+        """The voice that a response.create asks for, None for the session's. Raises ProtocolError, also for a format
+        other than the session's: a response has that."""
+        output, where = _dict(_dict(asked.get("audio")).get("output")), "response.audio.output"
+        form = output.get("format")
+        if form is not None and (wanted := _format(form, f"{where}.format")) != (ours := self.spoken["format"]):
+            message = f"{where}.format is {wanted['type']}; expected the session's, {ours['type']}: session.update it"
+            raise ProtocolError("invalid_value", message, f"{where}.format")
+        return None if output.get("voice") is None else self._voices.name(output["voice"], f"{where}.voice")
 
     @property
     def manual(self) -> bool:

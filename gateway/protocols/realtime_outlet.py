@@ -17,9 +17,11 @@ from gateway.codecs import PCM, Codec
 from gateway.names import turn_item, utterance_item
 from gateway.playback import Frame
 from gateway.protocols.append_only import AppendOnly
+from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_items import Items, item_of
 from gateway.protocols.realtime_response import Response
+from gateway.protocols.realtime_voice import voice_id
 
 Send = Callable[[dict[str, Any]], None]
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -42,6 +44,8 @@ class RealtimeOutlet:
         self.conversation: str | None = f"conv_{session.replace('-', '_')}"
         self.most: Any = "inf"
         """The session's ``max_output_tokens``."""
+        self.spoken: dict[str, Any] = {}
+        """How its responses sound, as they tell it: ``format`` and ``voice``."""
         self.items = Items()
         self.requests: dict[str, dict[str, Any]] = {}
         """Tag -> the ``response`` object of the response.create that asked."""
@@ -54,6 +58,11 @@ class RealtimeOutlet:
         self.streams_text = False
         """Whether words are told as they become certain, before the utterance has ended."""
         self._words: dict[int, AppendOnly] = {}
+
+    def configure(self, config: RealtimeConfig) -> None:
+        """The session is another from now on."""
+        self.manual, self.codec, self.most = config.manual, config.codec("output"), config.most
+        self.spoken = config.spoken
 
     @property
     def rate(self) -> int:
@@ -161,6 +170,8 @@ class RealtimeOutlet:
         response = Response(self.response_id(turn), turn_item(self.session, turn), text_only, self.conversation)
         response.metadata, response.codec = request.get("metadata"), self.codec
         response.most = request.get("max_output_tokens") or self.most
+        asked = (request.get("audio") or {}).get("output") or {}
+        response.spoken = self.spoken | ({"voice": voice_id(asked["voice"])} if asked.get("voice") else {})
         self._responses = {turn: response}
         self.emit("response.created", response=response.view("in_progress"))
 
@@ -184,20 +195,19 @@ class RealtimeOutlet:
         response.transcript += text
         self.emit("response.output_text.delta", **where, delta=text)
 
+    def calling(self, turn: int, item_id: str, call_id: str, name: str, arguments: str) -> None:
+        response = self._responses.get(turn)
+        if response is not None:
+            self._arguments(response, item_id, call_id, name, arguments)
+
     def called(self, turn: int, item_id: str, call_id: str, name: str, arguments: str) -> None:
         response = self._responses.get(turn)
         if response is None:
             return
-        item = {"id": item_id, "object": "realtime.item", "type": "function_call", "status": "in_progress"}
-        item |= {"call_id": call_id, "name": name, "arguments": ""}
-        index = len(response.output)
-        response.output.append(item)
-        self.emit("response.output_item.added", response_id=response.id, output_index=index, item=item)
-        self._add(response, item)
-        where = {"response_id": response.id, "item_id": item_id, "output_index": index, "call_id": call_id}
-        self.emit("response.function_call_arguments.delta", **where, delta=arguments)
+        where = self._arguments(response, item_id, call_id, name, arguments)
         self.emit("response.function_call_arguments.done", **where, name=name, arguments=arguments)
-        self._item_done(response, index, {**item, "status": "completed", "arguments": arguments})
+        item = {**response.output[where["output_index"]], "status": "completed", "name": name}
+        self._item_done(response, where["output_index"], item)
 
     def press(self, keys: str) -> None: ...
 
@@ -223,6 +233,7 @@ class RealtimeOutlet:
             outcome = "incomplete"
         if response.message is not None:
             self._finish(response, outcome)
+        self._take_back_calls(response)
         details: dict[str, Any] | None = None
         if outcome == "cancelled":
             details = {"type": "cancelled", "reason": reason if reason == "turn_detected" else "client_cancelled"}
@@ -289,6 +300,33 @@ class RealtimeOutlet:
         self.emit("response.content_part.done", **where, part=response.part())
         item = response.message_item("completed" if outcome == "completed" else "incomplete")
         self._item_done(response, where["output_index"], item)
+
+    def _arguments(self, response: Response, item_id: str, call_id: str, name: str, arguments: str) -> dict[str, Any]:
+        """Tell what is new of a call's arguments; what events about them carry."""
+        index = next((n for n, each in enumerate(response.output) if each["id"] == item_id), len(response.output))
+        if index == len(response.output):
+            item = {"id": item_id, "object": "realtime.item", "type": "function_call", "status": "in_progress"}
+            item |= {"call_id": call_id, "name": name, "arguments": ""}
+            response.output.append(item)
+            self.emit("response.output_item.added", response_id=response.id, output_index=index, item=item)
+            self._add(response, item)
+        where = {"response_id": response.id, "item_id": item_id, "output_index": index, "call_id": call_id}
+        if delta := arguments[len(response.output[index]["arguments"]) :]:
+            self.emit("response.function_call_arguments.delta", **where, delta=delta)
+        response.output[index] = {**response.output[index], "arguments": arguments}
+        return where
+
+    def _take_back_calls(self, response: Response) -> None:
+        """Calls that were begun and not made leave the conversation, and no event says that they are done.
+
+        The protocol would end them as ``incomplete``; clients execute what is done without looking at that.
+        """
+        half = [item["id"] for item in response.output if item["status"] == "in_progress"]
+        response.output[:] = [item for item in response.output if item["id"] not in half]
+        for item_id in half:
+            if item_id in self.items.by_id:
+                self.items.remove(item_id)
+                self.emit("conversation.item.deleted", item_id=item_id)
 
     def _add(self, response: Response, item: dict[str, Any]) -> None:
         """An item that begins joins the conversation, where the response does."""

@@ -144,7 +144,7 @@ class Requests:
             config.restore(before)
             where = "session.audio.output.format"
             raise ProtocolError("invalid_value", f"{where} cannot change while a response is in progress", where)
-        outlet.manual, outlet.codec, outlet.most = config.manual, config.codec("output"), config.most
+        outlet.configure(config)
         session.configure(profile)
         if (config.codec("input"), config.codec("output")) != codecs:
             session.reformat(config.codec("input").rate)
@@ -213,6 +213,7 @@ class Requests:
             tool_choice=None if choice is None else json.dumps(choice),
             max_tokens=None if most is None else (most if isinstance(most, int) else 0),
             conversation=None if given is None else tuple(self._given(n, item) for n, item in enumerate(given)),
+            voice=self._config.voice_of(asked),
         )
 
     def _given(self, number: int, item: dict[str, Any]) -> Said:

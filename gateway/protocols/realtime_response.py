@@ -22,6 +22,8 @@ class Response:
     most: Any = "inf"
     """Its ``max_output_tokens``."""
     codec: Codec = PCM
+    spoken: dict[str, Any] = field(default_factory=dict)
+    """``format`` and ``voice`` of its audio."""
     transcript: str = ""
     output: list[dict[str, Any]] = field(default_factory=list)
     message: int | None = None
@@ -63,6 +65,8 @@ class Response:
             "output_modalities": ["text"] if self.text_only else ["audio"],
             "max_output_tokens": self.most,
         }
+        if self.spoken and not self.text_only:
+            view["audio"] = {"output": self.spoken}
         if self.conversation is not None:
             view["conversation_id"] = self.conversation
         if self.metadata is not None:

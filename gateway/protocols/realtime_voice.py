@@ -14,6 +14,11 @@ OPENAI_VOICES = frozenset(
 """What stock clients ask for without being asked to: the default voice here, unless some voice is called so."""
 
 
+def voice_id(asked: Any) -> str:
+    """The name of a voice that is asked for by name or as ``{"id": name}``."""
+    return str(asked.get("id", "") if isinstance(asked, dict) else asked or "")
+
+
 class Voices:
     """The voices that there are, and which of them a session speaks with unless it is told otherwise."""
 
@@ -22,9 +27,9 @@ class Voices:
         self._default = default
         self._known = known
 
-    def name(self, asked: Any) -> str:
-        """The engine's name for the voice that was asked for, by name or as ``{"id": name}``. Raises ProtocolError."""
-        name = str(asked.get("id", "") if isinstance(asked, dict) else asked or "")
+    def name(self, asked: Any, where: str = "session.audio.output.voice") -> str:
+        """The engine's name for the voice that was asked for. Raises ProtocolError."""
+        name = voice_id(asked)
         if name in ("", DEFAULT_VOICE, self._default):
             return self._default
         # A voice of espeak's may have a variant: en-US+f3.
@@ -33,7 +38,6 @@ class Voices:
         if name in OPENAI_VOICES:
             return self._default
         known = ", ".join([DEFAULT_VOICE, *sorted(self._known)])
-        where = "session.audio.output.voice"
         raise ProtocolError("invalid_value", f"{where} is {name[:60]!r}; expected one of: {known}", where)
 
 

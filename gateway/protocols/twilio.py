@@ -1,4 +1,4 @@
-"""A phone call through Twilio's Media Streams: its messages become a session's calls.
+"""A phone call through Twilio's Media Streams, or a dialect of them: its messages become a session's calls.
 
 Nothing can be answered to a message that is wrong: it is left out, with a log line, and the call goes on.
 """
@@ -17,10 +17,12 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bus.events import Said
-from gateway.codecs import PCMU
+from gateway.codecs import PCMU, Codec
+from gateway.keys import PHONE
 from gateway.limits import Limits
 from gateway.own_tools import wanted
 from gateway.protocols.connection import Connection
+from gateway.protocols.dialect import ENCODINGS, Dialect
 from gateway.protocols.realtime_aside import MakeSession
 from gateway.protocols.twilio_outlet import TwilioOutlet
 from gateway.resume import Taken
@@ -30,14 +32,14 @@ from gateway.settings import Profile
 log = logging.getLogger(__name__)
 
 START_LIMIT = 10.0
-"""Seconds that Twilio has to say which call it is."""
+"""Seconds that the other end has to say which call it is."""
+LONGEST_NAME = 128
+"""Characters of a call's name."""
 KEYS_PAUSE = 1.5
 """Seconds after a key of the phone within which another belongs to the same number; ``#`` ends it at once."""
 MOST_KEYS = 64
 LONGEST_VALUE = 2000
 """Characters of a custom parameter."""
-KEY = "twilio"
-"""The name of the key with which sessions of the phone are begun: nobody else may go on with one."""
 OURS = ("greeting", "language", "instructions", "voice")
 """Custom parameters that set the session up; the model is told the others."""
 
@@ -45,24 +47,28 @@ Admit = Callable[[dict[str, str]], Awaitable[bool]]
 """Whether a call with these custom parameters may come in; it takes what is secret out of them."""
 
 Recall = Callable[[str], Awaitable[tuple[str, Taken, str] | None]]
-"""Called with Twilio's name for the call: its session, what that was doing, and what was saved as ``Profile.client``,
-when its stream had broken."""
+"""Called with the company's name for the call: its session, what that was doing, and what was saved as
+``Profile.client``, when its stream had broken."""
 
 HandedOver = Callable[[str, str], Awaitable[None]]
-"""Called with Twilio's name for the call and the number that it is handed over to, before the line is given back."""
+"""Called with the company's name for the call and the number that it is handed over to, before the line is given
+back."""
 
 
 class TwilioConnection(Connection):
     """One phone call."""
 
-    def __init__(self, socket: WebSocket, session_id: str, profile: Profile, limits: Limits) -> None:
+    def __init__(self, socket: WebSocket, session_id: str, profile: Profile, limits: Limits, dialect: Dialect) -> None:
         super().__init__(socket, session_id, limits)
+        self._dialect = dialect
+        self._codec: Codec = PCMU
+        """How the caller's audio is written."""
         self._profile = profile
         self._outlet: TwilioOutlet
         self._session: Session
         self.returns = True
         self.call = ""
-        """Twilio's name for the call."""
+        """The phone company's name for the call."""
         self._about: dict[str, str] = {}
         self._handed_over: HandedOver
         self._keys = ""
@@ -77,14 +83,21 @@ class TwilioConnection(Connection):
         except (TimeoutError, WebSocketDisconnect):
             await self.close(1008, "no start message")
             return
-        given = start.get("customParameters")
+        dialect, form = self._dialect, start.get(self._dialect.form)
+        encoding = form.get("encoding", "PCMU") if isinstance(form, dict) else "PCMU"
+        if (codec := ENCODINGS.get(str(encoding))) is None:
+            log.warning("%s: a call's audio comes as %.40s; expected PCMU or PCMA", self.session_id, encoding)
+            await self.close(1003, "expected PCMU or PCMA")
+            return
+        self._codec = codec
+        given = start.get(dialect.parameters)
         pairs = given.items() if isinstance(given, dict) else ()
         parameters = {str(name)[:100]: str(value)[:LONGEST_VALUE] for name, value in pairs}
         if not await admit(parameters):
             log.warning("%s: a call without a valid ticket was refused", self.session_id)
             await self.close(1008, "not admitted")
             return
-        self.call, self._handed_over = str(start.get("callSid", ""))[:64], handed_over
+        self.call, self._handed_over = str(start.get(dialect.call, ""))[:LONGEST_NAME], handed_over
         taken = None
         if (known := await recall(self.call)) is not None:
             self.session_id, taken, saved = known
@@ -95,8 +108,8 @@ class TwilioConnection(Connection):
             profile, self._about = self._set_up(parameters), parameters
             kept = {name: getattr(profile, name) for name in (*OURS, "own_tools") if name != "greeting"}
             profile.client = json.dumps(kept)
-        profile.key = KEY
-        self._outlet = TwilioOutlet(self.session_id, str(start["streamSid"]), self.queue)
+        profile.key = PHONE
+        self._outlet = TwilioOutlet(self.session_id, str(start[dialect.stream]), self.queue, dialect)
         self._session = make_session(self._outlet, profile, PCMU.rate, taken=taken)
         self._outlet.heard_of, self._outlet.cut_at = self._session.played, self._session.truncate
         await self.serve(self._session)
@@ -112,11 +125,14 @@ class TwilioConnection(Connection):
             kind = message["event"]
             if kind == "media":
                 if message["media"].get("track", "inbound") == "inbound":
-                    self._session.audio(PCMU.decode(base64.b64decode(message["media"]["payload"], validate=True)))
+                    codes = base64.b64decode(message["media"]["payload"], validate=True)
+                    self._session.audio(self._codec.decode(codes))
             elif kind == "mark":
                 self._outlet.marked(str(message["mark"]["name"]))
             elif kind == "dtmf":
                 self._pressed(str(message["dtmf"]["digit"]))
+            elif kind == "error":
+                log.warning("%s: the phone company says: %.200s", self.session_id, message.get("payload"))
             elif kind == "stop":
                 await self.close(1000, "the call is over")
                 self._session.ended.set()
@@ -142,7 +158,7 @@ class TwilioConnection(Connection):
             try:
                 event = json.loads(message.get("text") or message.get("bytes") or b"")
                 if event["event"] == "start":
-                    return {"streamSid": event["streamSid"], **event["start"]}
+                    return {self._dialect.stream: event[self._dialect.stream], **event["start"]}
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 

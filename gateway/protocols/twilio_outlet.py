@@ -1,6 +1,6 @@
-"""What a session tells a phone line of Twilio's Media Streams.
+"""What a session tells a phone line of Twilio's Media Streams, or of a dialect of them.
 
-Twilio plays what it is sent in order and sends a mark back when everything before it has been played, or cleared.
+The other end plays what it is sent in order and sends a mark back when everything before it was played, or cleared.
 Heard is what a mark says that came back before the next ``clear`` was sent; marks that were still out then count for
 nothing, as they come back without having been played.
 """
@@ -15,6 +15,7 @@ from bus.events import Said
 from gateway import tones
 from gateway.codecs import PCMU
 from gateway.playback import Frame
+from gateway.protocols.dialect import TWILIO, Dialect
 
 Send = Callable[[dict[str, Any]], None]
 MARK_MS = 80
@@ -30,10 +31,11 @@ class TwilioOutlet:
     remembers = False
     cancels_echo = True
 
-    def __init__(self, session: str, stream: str, send: Send) -> None:
-        """``stream`` is Twilio's name for the call's audio; ``send`` queues one message for it."""
+    def __init__(self, session: str, stream: str, send: Send, dialect: Dialect = TWILIO) -> None:
+        """``stream`` is the phone company's name for the call's audio; ``send`` queues one message for it."""
         self.session = session
-        self.stream = stream
+        self._address = {dialect.stream: stream} if dialect.addressed else {}
+        self._shortest = dialect.shortest
         self.heard_of: Callable[[int, float], object] = lambda turn, ms: None
         """Called with (turn, milliseconds) that were really heard of a turn that is held."""
         self.cut_at: Callable[[int, int], object] = lambda turn, ms: None
@@ -71,7 +73,7 @@ class TwilioOutlet:
             self._names += 1
             name = f"{frame.turn}.{self._names}"
             self._out[name], self._marked = end, end
-            self._send({"event": "mark", "streamSid": self.stream, "mark": {"name": name}})
+            self._send({"event": "mark", **self._address, "mark": {"name": name}})
 
     def held(self, turn: int, onset_ms: int) -> None:
         self._clear()
@@ -103,6 +105,8 @@ class TwilioOutlet:
 
     def text(self, turn: int, text: str) -> None: ...
 
+    def calling(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None: ...
+
     def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None: ...
 
     def press(self, keys: str) -> None:
@@ -121,12 +125,13 @@ class TwilioOutlet:
 
     def step(self, turn: int, step: str, at_ms: float, detail: str = "") -> None: ...
 
-    # -- to Twilio
+    # -- to the other end
 
     def _media(self, pcm: bytes) -> None:
-        payload = base64.b64encode(PCMU.encode(pcm)).decode()
-        self._send({"event": "media", "streamSid": self.stream, "media": {"payload": payload}})
+        # Only the last piece of a turn is shorter than 20 ms: silence after it changes no position.
+        codes = PCMU.encode(pcm.ljust(2 * self._shortest, b"\0"))
+        self._send({"event": "media", **self._address, "media": {"payload": base64.b64encode(codes).decode()}})
 
     def _clear(self) -> None:
         self._out.clear()
-        self._send({"event": "clear", "streamSid": self.stream})
+        self._send({"event": "clear", **self._address})

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.events import TYPES, Event, SpeechAudio
-from bus.wire import BadEvent, decode, encode
+from bus.events import Event, SpeechAudio
+from bus.wire import TYPES, BadEvent, decode, encode
 
 VALUES = {
     "int": st.integers(-(2**53), 2**53),

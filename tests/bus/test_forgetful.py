@@ -7,9 +7,10 @@ from redis import Redis
 
 from bus import scripts
 from bus.connect import connector
-from bus.events import Sentence, TurnOffer
+from bus.events import Sentence
 from bus.keys import new_session, session_key, work_key
 from bus.leases import Work
+from bus.offers import TurnOffer
 from bus.outbox import BATCH
 from bus.streams import SHAS, Bus, Fenced
 from tests.servers import Server, servers, wire

@@ -3,9 +3,10 @@ import asyncio
 import pytest
 
 from bus.cancel import raise_watermark
-from bus.events import Sentence, SessionOffer, TurnOffer
+from bus.events import Sentence
 from bus.keys import new_session, work_key
 from bus.leases import Work
+from bus.offers import SessionOffer, TurnOffer
 from bus.streams import Fenced
 
 SOON = 5.0

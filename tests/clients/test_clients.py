@@ -15,7 +15,7 @@ import pytest
 from tests.end_to_end.page_browser import chromium
 from tests.engines import CallingLlm
 from tests.stack import running_stack
-from workers.llm.tools import PENDING, Call
+from workers.llm.tools import PENDING, Call, CallPiece
 
 pytestmark = pytest.mark.clients
 
@@ -23,7 +23,10 @@ HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parents[1] / "build" / "clients"
 KEY = "sk-client-0123456789"
 LONG = [f"{word} " for word in ("One two three four five. " * 12).split()]
-PARIS = [Call("", "weather", '{"city":"Paris"}')]
+HALF = CallPiece(0, "weather", 0, '{"city":"Rome"}')
+"""A call that is interrupted before the model has made it, whole as it looks: no client may execute it."""
+PARIS = [CallPiece(0, "weather", 0, '{"city":'), CallPiece(0, "weather", 8, '"Paris"}'),
+         Call("", "weather", '{"city":"Paris"}')]  # fmt: skip
 
 
 def python(name):
@@ -63,21 +66,21 @@ def check(seen, llm, *, first):
 
 
 async def test_livekit():
-    llm = CallingLlm(LONG, PARIS)
+    llm = CallingLlm([*LONG, HALF], PARIS)
     async with running_stack(llm=llm, api_keys=KEY) as stack:
         seen = await run(python("livekit"), stack, f"{stack.http}/v1")
         check(seen, llm, first=1)
 
 
 async def test_pipecat():
-    llm = CallingLlm(LONG, PARIS)
+    llm = CallingLlm([*LONG, HALF], PARIS)
     async with running_stack(llm=llm, api_keys=KEY) as stack:
         seen = await run(python("pipecat"), stack, stack.ws.partition("?")[0])
         check(seen, llm, first=1)
 
 
 async def test_openai_agents_in_node():
-    llm = CallingLlm(LONG, PARIS)
+    llm = CallingLlm([*LONG, HALF], PARIS)
     for name in ("agents.mjs", "agents_scenario.mjs"):
         shutil.copy(HERE / name, ENVIRONMENTS / "agents")
     async with running_stack(llm=llm, api_keys=KEY) as stack:
@@ -87,7 +90,7 @@ async def test_openai_agents_in_node():
 
 async def test_openai_agents_in_chromium():
     """The package's own bundle on a page of somebody else's, let in by origin, with an ephemeral key."""
-    llm = CallingLlm(LONG, PARIS)
+    llm = CallingLlm([*LONG, HALF], PARIS)
     bundle = ENVIRONMENTS / "agents/node_modules/@openai/agents-realtime/dist/bundle"
     origin = "https://shop.example"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bus.events import SessionOffer
 from bus.keys import WORK, new_session, work_key
 from bus.leases import Work
+from bus.offers import SessionOffer
 from bus.streams import Bus, connector
 from gateway.settings import GatewaySettings
 from gateway.web import ROUTES

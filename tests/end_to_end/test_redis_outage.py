@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from bus.connect import connector
-from bus.events import MicAudio, ReplyEnd, TurnOffer
+from bus.events import MicAudio, ReplyEnd
 from bus.history import read
 from bus.keys import new_session, session_key
 from bus.leases import Work
+from bus.offers import TurnOffer
 from bus.streams import Bus
 from tests.engines import ScriptedLlm, ScriptedStt, ScriptedTts
 from tests.gateway.realtime_client import client, voice

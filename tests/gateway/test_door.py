@@ -11,7 +11,8 @@ from websockets.exceptions import InvalidStatus
 
 from bus.settings import load
 from gateway.app import main
-from gateway.keys import ApiKeys, read_keys
+from gateway.keys import PHONE as PHONES
+from gateway.keys import ApiKeys, Caller, issue, read_keys
 from gateway.limits import Limits
 from gateway.settings import GatewaySettings
 from tests.bus.fake_server import fake_connector
@@ -86,6 +87,67 @@ async def test_an_ephemeral_key_of_the_sdk_opens_it_at_any_gateway():
         async with AsyncOpenAI(api_key="sk-wrong-0123", base_url=f"{one.http}/v1") as stranger:
             with pytest.raises(AuthenticationError):
                 await stranger.realtime.client_secrets.create()
+
+
+async def test_a_session_is_its_own_keys_to_stop_and_to_see():
+    """At any gateway: another key is answered as if there were no such session; an operator's may do both, an
+    ephemeral one made with it may not."""
+    bob = "sk-bob-0123456789"
+    make, settings = fake_connector(), {"api_keys": f"{KEYS},bob:{bob}", "operators": "bob"}
+    async with (
+        running_stack(make_client=make, **settings) as one,
+        running_stack(make_client=make, stt=False, llm=False, tts=False, **settings) as two,
+        httpx.AsyncClient() as http,
+        client(one.ws, **bearer(LAPTOP)) as call,
+    ):
+        session = (await call.get("session.created"))["session"]["id"].removeprefix("sess_")
+        await call.send("response.create")
+        await call.get("response.output_audio.delta")
+
+        def headers(key):
+            return {"Authorization": f"Bearer {key}"}
+
+        made = await http.post(f"{one.http}/v1/realtime/client_secrets", headers=headers(bob))
+        for stack in (one, two):
+            for key in (PHONE, made.json()["value"]):
+                answer = await http.post(f"{stack.http}/cancel/{session}", headers=headers(key))
+                assert (answer.status_code, answer.json()) == (404, {"error": f"no live session {session}"})
+            console = f"{stack.http}/console/sessions"
+            seen = {}
+            for key in (LAPTOP, PHONE, bob):
+                seen[key] = [
+                    each["session"] for each in (await http.get(console, headers=headers(key))).json()["sessions"]
+                ]
+            assert seen == {LAPTOP: [session], PHONE: [], bob: [session]}
+            told = [(await http.get(f"{console}/{session}", headers=headers(key))).status_code for key in seen]
+            assert told == [200, 404, 200]
+        assert not call.all("response.done")
+        answer = await http.post(f"{two.http}/cancel/{session}", headers=headers(LAPTOP))
+        assert (answer.status_code, answer.json()) == (202, {"session": session, "forwarded": True})
+        assert (await call.get("response.done"))["response"]["status"] == "cancelled"
+        await call.send("response.create")
+        await call.get("response.created", 2)
+        assert (await http.post(f"{one.http}/cancel/{session}", headers=headers(bob))).json()["cancelled"] == 2
+
+
+def test_the_only_key_is_an_operators_and_an_unknown_one_is_refused():
+    def named(operators, keys=KEYS):
+        return GatewaySettings(_env_file=None, api_keys=keys, operators=operators).operating()
+
+    assert (named("laptop, key-2"), named("")) == ({"laptop", "key-2"}, set())
+    assert (named("", f"laptop:{LAPTOP}"), named("", "")) == ({"laptop"}, set())
+    with pytest.raises(ValueError, match="OPERATORS: no API key is called nobody"):
+        named("laptop,nobody")
+
+
+def test_no_key_can_be_the_phones():
+    assert PHONES not in read_keys(f"{PHONES}:sk-0123456789", None)
+
+
+async def test_a_phone_calls_ticket_opens_no_other_door():
+    async with running_stack(**CLOSED) as stack:
+        ticket, _ = await issue(stack.bus, Caller(PHONES), {}, 60)
+        assert await refusal(stack.ws, **bearer(ticket)) == await refusal(stack.ws, **bearer("ek_none"))
 
 
 async def test_an_ephemeral_key_cannot_be_renewed_by_itself():

@@ -1,11 +1,13 @@
-"""Function calls end to end: told once, answered once, never lost to an interruption."""
+"""Function calls end to end: told as they are written, once, answered once, never lost to an interruption."""
+
+import asyncio
 
 from bus.events import ToolCall
 from bus.history import read
 from tests.engines import CallingLlm
 from tests.gateway.realtime_client import client
 from tests.stack import running_stack
-from workers.llm.tools import PENDING, Call
+from workers.llm.tools import PENDING, Call, CallPiece
 
 WEATHER = {
     "type": "function",
@@ -172,3 +174,105 @@ async def test_a_replayed_conversation_brings_its_calls():
         await call.get("response.done")
         assert llm.messages[0][1].calls == (Call("c1", "weather", "{}"),)
         assert llm.messages[0][2].text == "rain" and call.all("error") == []
+
+
+def pieces(call, *sizes, number=0):
+    """A call's arguments in pieces of so many characters, the last of them the rest."""
+    found, start = [], 0
+    for size in (*sizes, len(call.arguments)):
+        found.append(CallPiece(number, call.name, start, call.arguments[start : start + size]))
+        start += size
+    return found
+
+
+class Waits(CallingLlm):
+    """Before the script's last part it waits until it is let go on."""
+
+    def __init__(self, *script):
+        super().__init__(*script)
+        self.go_on = asyncio.Event()
+
+    async def respond(self, messages, language, cancel, request):
+        last = self.script[0][-1] if self.script else None
+        async for part in super().respond(messages, language, cancel, request):
+            if part is last:
+                await self.go_on.wait()
+            yield part
+
+
+async def test_arguments_are_told_as_the_model_writes_them():
+    """The first piece is at the client before the call is complete; all of them together are the arguments."""
+    llm = Waits([*pieces(PARIS, 3, 5), PARIS])
+    async with running_stack(llm=llm) as stack, client(stack.ws) as call:
+        await call.send("response.create", response={"tools": [WEATHER]})
+        first, second, third = [await call.get("response.function_call_arguments.delta", n) for n in (1, 2, 3)]
+        assert call.all("response.function_call_arguments.done") == []
+        added = call.all("conversation.item.added")[-1]["item"]
+        assert (added["status"], added["name"], added["arguments"]) == ("in_progress", "weather", "")
+        llm.go_on.set()
+        await call.get("response.done")
+        done = call.all("response.function_call_arguments.done")[0]
+        assert first["delta"] + second["delta"] + third["delta"] == done["arguments"] == PARIS.arguments
+        assert {(each["item_id"], each["call_id"], each["output_index"]) for each in (first, second, third, done)} == {
+            (added["id"], added["call_id"], 0)
+        }
+        assert len(call.all("response.function_call_arguments.delta")) == 3
+
+
+async def test_an_interruption_in_mid_arguments_leaves_no_half_call():
+    """Whole as the text may look: nothing says that the call is done, in any event that some client executes; the
+    conversation, the client's and the model's, is without it, and what the model had yet to say of it comes to nothing.
+    """
+    llm = Waits([*pieces(PARIS, 3), PARIS])
+    async with running_stack(llm=llm) as stack, client(stack.ws) as call:
+        await call.send("response.create", response={"tools": [WEATHER]})
+        piece = await call.get("response.function_call_arguments.delta", 2)
+        await call.send("response.cancel")
+        done = (await call.get("response.done"))["response"]
+        assert (done["status"], done["output"]) == ("cancelled", [])
+        assert (await call.get("conversation.item.deleted"))["item_id"] == piece["item_id"]
+        llm.go_on.set()
+        await call.send("response.create")
+        assert (await call.get("response.done", 2))["response"]["status"] == "completed"
+        assert call.all("response.function_call_arguments.done") == []
+        assert all(event["item"]["type"] == "message" for event in call.all("response.output_item.done"))
+        assert all(not message.calls and message.role != "tool" for message in llm.messages[-1])
+        await call.send("conversation.item.create", item=output(piece["call_id"], "22 degrees"))
+        assert (await call.get("error"))["error"]["param"] == "item.call_id"
+
+
+async def test_a_call_that_was_begun_anew_is_made_once():
+    """The worker died, or its server broke off: the half call is taken back at the turn's end, the whole one made."""
+    half = pieces(PARIS, 3)[0]
+    async with running_stack(llm=CallingLlm([half, *pieces(ROME, 6), ROME])) as stack, client(stack.ws) as call:
+        await call.send("response.create", response={"tools": [WEATHER]})
+        done = (await call.get("response.done"))["response"]
+        (made,) = call.all("response.function_call_arguments.done")
+        assert [item["arguments"] for item in done["output"]] == [made["arguments"]] == [ROME.arguments]
+        deleted = await call.get("conversation.item.deleted")
+        assert deleted["item_id"] not in (made["item_id"], None)
+        assert (await call.get("conversation.item.done"))["item"]["status"] == "completed"
+
+
+async def test_pieces_of_a_call_ahead_of_the_end_wait_for_the_end():
+    """EAGER_REPLY: nothing of a call is told before the turn is; then what there is of it so far at once."""
+    llm = CallingLlm([*pieces(PARIS, 3), PARIS], [*pieces(ROME, 3), ROME])
+    async with running_stack(llm=llm, eager_reply=True) as stack, client(stack.ws) as call:
+        await call.send("session.update", session={"tools": [WEATHER]})
+        await call.get("session.updated")
+        await call.speak(0.6, 0.38)
+        await call.speak(0.6, 0.9)
+        await call.get("response.done")
+        deltas = call.all("response.function_call_arguments.delta")
+        assert "".join(each["delta"] for each in deltas) == ROME.arguments
+        assert call.kinds().index("response.created") < call.kinds().index("response.function_call_arguments.delta")
+
+
+async def test_the_gateways_own_functions_are_told_in_no_piece():
+    end = Call("", "end_call", "{}")
+    llm = CallingLlm(["Goodbye. ", CallPiece(0, "end_call", 0, "{}"), end])
+    async with running_stack(llm=llm, own_tools="end_call") as stack, client(stack.ws) as call:
+        await call.send("response.create")
+        assert (await call.get("response.done"))["response"]["status"] == "completed"
+        assert not [kind for kind in call.kinds() if "function_call" in kind]
+        assert all(event["item"]["type"] == "message" for event in call.all("conversation.item.added"))

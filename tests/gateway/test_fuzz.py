@@ -13,7 +13,7 @@ import pytest
 
 from tests.engines import CallingLlm
 from tests.gateway.realtime_client import client
-from tests.gateway.twilio_line import line
+from tests.gateway.twilio_line import Line, TelnyxLine, line
 from tests.stack import running_stack
 
 SEEDS = range(10)
@@ -203,9 +203,9 @@ async def test_ten_thousand_events_harm_nobody(caplog):
     assert memory[-1] - memory[2] < 3_000_000, memory
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_phone_line_of_rubbish_harms_nobody(seed, caplog):
-    """The same for Twilio's door: random messages, then a call that is served."""
+@pytest.mark.parametrize(("seed", "kind"), [(0, Line), (1, Line), (2, TelnyxLine)])
+async def test_a_phone_line_of_rubbish_harms_nobody(seed, kind, caplog):
+    """The same for the phone's doors: random messages, then a call that is served."""
     rng = random.Random(seed)
     valid = [
         {"event": "media", "media": {"track": "inbound", "payload": base64.b64encode(b"\xff" * 160).decode()}},
@@ -213,7 +213,8 @@ async def test_a_phone_line_of_rubbish_harms_nobody(seed, caplog):
         {"event": "dtmf", "dtmf": {"digit": "1"}},
         {"event": "connected"},
     ]
-    async with running_stack() as stack, line(stack.ws.partition("/v1")[0] + "/twilio") as call:
+    path = "/twilio" if kind is Line else "/telnyx"
+    async with running_stack() as stack, line(stack.ws.partition("/v1")[0] + path, kind=kind) as call:
         for _ in range(300):
             await call._socket.send(json.dumps(mutated(rng.choice(valid), rng)))
             await call._socket.send(raw(rng))

@@ -95,3 +95,54 @@ async def test_a_session_is_spoken_to_as_it_asked():
             done = await call.get("response.done")
         assert done["response"]["status"] == "completed"
         assert set(stack.tts.asked) == {("bob", 1.25)}
+
+
+async def test_a_response_is_spoken_by_the_voice_it_asks_for():
+    """It alone, and one beside the conversation too; each response says whose voice it has."""
+    async with running_stack(tts=Choosy(), tts_voice="anna") as stack, client(stack.ws) as call:
+        bob = {"audio": {"output": {"voice": "bob", "format": {"type": "audio/pcm", "rate": 24000}}}}
+        for number, more in enumerate((bob, {}, bob | {"conversation": "none"}), 1):
+            await call.send("response.create", response=more)
+            done = (await call.get("response.done", number))["response"]
+            output = {"format": {"type": "audio/pcm", "rate": 24_000}, "voice": "bob" if more else "anna"}
+            assert (done["status"], done["audio"]) == ("completed", {"output": output})
+        assert list(dict.fromkeys(stack.tts.asked[:-1])) == [("bob", 1.0), ("anna", 1.0)]
+        assert stack.tts.asked[-1] == ("bob", 1.0)
+
+
+async def test_the_default_voice_may_be_asked_for_where_the_session_has_another():
+    async with running_stack(tts=Choosy()) as stack, client(stack.ws) as call:
+        await call.send("session.update", session={"audio": {"output": {"voice": "bob"}}})
+        await call.send("response.create", response={"audio": {"output": {"voice": "default"}}})
+        assert (await call.get("response.done"))["response"]["audio"]["output"]["voice"] == "default"
+        assert {voice for voice, _ in stack.tts.asked} == {""}
+
+
+@pytest.mark.parametrize(
+    ("output", "where", "expected"),
+    [
+        ({"voice": "zoe"}, "voice", "expected one of: default, anna, bob"),
+        ({"format": {"type": "audio/pcmu"}}, "format", "expected the session's, audio/pcm"),
+    ],
+)
+async def test_how_a_response_cannot_sound_is_refused_before_it_begins(output, where, expected):
+    async with running_stack(tts=Choosy()) as stack, client(stack.ws) as call:
+        await call.send("response.create", response={"audio": {"output": output}})
+        error = (await call.get("error"))["error"]
+        assert error["param"] == f"response.audio.output.{where}" and expected in error["message"]
+        await call.send("response.create")
+        await call.get("response.done")
+        assert len(call.all("response.created")) == 1
+
+
+async def test_another_voice_or_speed_is_the_next_replys():
+    """A reply goes on as it began, whatever the client changes meanwhile."""
+    async with running_stack(tts=Choosy()) as stack, client(stack.ws) as call:
+        await call.send("response.create")
+        await call.get("response.output_audio.delta")
+        await call.send("session.update", session={"audio": {"output": {"voice": "bob", "speed": 0.8}}})
+        await call.get("response.done")
+        before = len(stack.tts.asked)
+        await call.send("response.create")
+        await call.get("response.done", 2)
+        assert set(stack.tts.asked[:before]) == {("", 1.0)} and set(stack.tts.asked[before:]) == {("bob", 0.8)}

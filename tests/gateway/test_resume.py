@@ -17,9 +17,11 @@ from gateway.protocols.connection import TAKEN_OVER
 from gateway.reconnect import NOT_FOUND
 from gateway.rerun import rerun
 from tests.bus.fake_server import fake_connector
-from tests.engines import ScriptedLlm, ScriptedStt
+from tests.engines import CallingLlm, ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import RATE, Client, client, voice
 from tests.stack import running_stack
+from workers.llm.tools import Call as FunctionCall
+from workers.llm.tools import CallPiece
 
 LONG = "One two three four five. " * 12
 
@@ -349,3 +351,20 @@ async def test_the_client_here_says_when_its_session_is_gone():
         call._socket.transport.abort()
         with pytest.raises(HungUp, match="session_not_found"):
             await call.wait_for("never", 20)
+
+
+async def test_a_call_that_was_being_written_is_told_anew_from_its_beginning():
+    """A client that comes back in mid-arguments is told all of them, and of one call."""
+    first, second = [CallPiece(0, "weather", start, text) for start, text in ((0, '{"city":'), (8, '"Rome"}'))]
+    llm = CallingLlm([first, second, FunctionCall("", "weather", first.text + second.text)], pace=0.5)
+    async with two_gateways(llm=llm) as (one, other), client(one.ws) as call:
+        session = await session_of(call)
+        await call.send("response.create", response={"tools": [{"type": "function", "name": "weather"}]})
+        piece = await call.get("response.function_call_arguments.delta")
+        freeze(one)
+        async with client(f"{other.ws}&session_id={session}") as again:
+            assert (await again.get("response.done"))["response"]["status"] == "completed"
+            told = again.all("response.function_call_arguments.delta")
+            (done,) = again.all("response.function_call_arguments.done")
+            assert "".join(each["delta"] for each in told) == done["arguments"] == '{"city":"Rome"}'
+            assert {each["call_id"] for each in told} == {piece["call_id"]}

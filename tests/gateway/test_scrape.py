@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bus.events import SessionOffer, TurnOffer
 from bus.leases import Work
+from bus.offers import SessionOffer, TurnOffer
 from bus.server import free_port
 from bus.streams import Bus, connector
 from bus.tallies import COUNTS, queue, tallies

@@ -12,8 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from bus.history import read
+from gateway.carriers import signature
 from gateway.codecs import PCMU
-from gateway.phone import signature
 from gateway.playback import Frame
 from gateway.protocols.twilio_outlet import TwilioOutlet
 from tests.engines import ScriptedLlm

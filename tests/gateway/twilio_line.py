@@ -1,4 +1,4 @@
-"""A phone line as Twilio's Media Streams have it: plays out in real time, honours marks and clear."""
+"""A phone line as Twilio's Media Streams have it, or Telnyx: plays out in real time, honours marks and clear."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections import deque
 import numpy as np
 import soxr
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
-from gateway.codecs import PCMU
+from gateway.codecs import PCMA, PCMU
 from tests.gateway.realtime_client import voice
 
 RATE = 8000
@@ -75,7 +76,10 @@ class Playout:
 
 
 class Line:
-    """One call. ``heard`` is everything that Twilio sent to the caller's ear."""
+    """One call, as Twilio's."""
+
+    stream = "MZ1"
+    call = "CA1"
 
     def __init__(self, socket) -> None:
         self.playout = Playout()
@@ -91,19 +95,30 @@ class Line:
 
     async def send(self, event: str, **fields) -> None:
         self._number += 1
-        message = {"event": event, "sequenceNumber": str(self._number), "streamSid": "MZ1", **fields}
-        await self._socket.send(json.dumps(message))
+        await self._socket.send(json.dumps({"event": event, **self.names(self._number), **fields}))
+
+    def names(self, number: int) -> dict:
+        """What every message has."""
+        return {"sequenceNumber": str(number), "streamSid": self.stream}
+
+    def check(self, message: dict) -> None:
+        """Raise unless the gateway's message is one that this line takes."""
+        assert message["streamSid"] == self.stream
 
     async def start(self, **parameters) -> None:
         await self._socket.send(json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"}))
         form = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
-        start = {"accountSid": "AC1", "streamSid": "MZ1", "callSid": "CA1", "tracks": ["inbound"], "mediaFormat": form}
-        await self.send("start", start={**start, "customParameters": parameters})
+        start = {"accountSid": "AC1", "callSid": self.call, "tracks": ["inbound"], "mediaFormat": form}
+        await self.send("start", start={**start, "streamSid": self.stream, "customParameters": parameters})
+
+    def encode(self, pcm: bytes) -> bytes:
+        """The caller's audio as the line carries it."""
+        return PCMU.encode(pcm)
 
     async def say(self, seconds: float = 0.8, silence: float = 0.8) -> None:
         """The caller speaks and falls silent, in frames of 20 ms at their pace."""
         pcm = np.frombuffer(voice(seconds) + bytes(int(silence * 24_000) * 2), "<i2")
-        codes = PCMU.encode(soxr.resample(pcm, 24_000, RATE).astype("<i2").tobytes())
+        codes = self.encode(soxr.resample(pcm, 24_000, RATE).astype("<i2").tobytes())
         due = self._clock()
         for number, start in enumerate(range(0, len(codes), FRAME)):
             payload = base64.b64encode(codes[start : start + FRAME]).decode()
@@ -127,11 +142,11 @@ class Line:
             task.cancel()
 
     async def _receive(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(ConnectionClosed):
             async for text in self._socket:
                 message, now = json.loads(text), self._clock()
                 self.messages.append((now, message))
-                assert message["streamSid"] == "MZ1"
+                self.check(message)
                 if message["event"] == "media":
                     due = self.playout.media(base64.b64decode(message["media"]["payload"], validate=True), now)
                 elif message["event"] == "mark":
@@ -153,11 +168,39 @@ class Line:
         self._news.set()
 
 
+class TelnyxLine(Line):
+    """The same as Telnyx has it, by its documentation, in the bidirectional mode ``rtp`` with PCMU; it was never tried
+    against Telnyx itself."""
+
+    stream = "32DE0DEA-53CB-4B21-89A4-9E1819C043BC"
+    call = "v3:9X2vxPDFY2RHSJ1EdMS0RHRksMTg7ldNxdjWbVr9zBjbGjGsSe-aiQ"
+    encoding = "PCMU"
+
+    def names(self, number: int) -> dict:
+        return {"sequence_number": str(number), "stream_id": self.stream}
+
+    def check(self, message: dict) -> None:
+        assert not {"streamSid", "stream_id"} & message.keys()
+        if message["event"] == "media":
+            codes = base64.b64decode(message["media"]["payload"], validate=True)
+            assert 160 <= len(codes) <= 30 * RATE, "20 ms to 30 s"
+
+    def encode(self, pcm: bytes) -> bytes:
+        return {"PCMU": PCMU, "PCMA": PCMA}[self.encoding].encode(pcm)
+
+    async def start(self, **parameters) -> None:
+        await self._socket.send(json.dumps({"event": "connected", "version": "1.0.0"}))
+        form = {"encoding": self.encoding, "sample_rate": 8000, "channels": 1}
+        start = {"user_id": "3E6F995F", "call_control_id": self.call, "from": "+15550100", "to": "+15550199"}
+        start |= {"call_session_id": "ff55a038", "media_format": form, "custom_parameters": parameters}
+        await self.send("start", start=start)
+
+
 @contextlib.asynccontextmanager
-async def line(url: str, **parameters):
+async def line(url: str, *, kind: type[Line] = Line, **parameters):
     """A call that has started; ``parameters`` are its custom ones."""
     async with connect(url, max_size=None) as socket:
-        call = Line(socket)
+        call = kind(socket)
         try:
             await call.start(**parameters)
             yield call

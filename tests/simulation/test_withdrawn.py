@@ -1,7 +1,7 @@
 """An offer that nobody had claimed is taken back, so a cancel is answered without anybody to answer it."""
 
-from bus.events import TurnOffer
 from bus.leases import Work
+from bus.offers import TurnOffer
 from bus.streams import Bus
 from gateway.cancellable import CancellableTurn
 from tests.bus.fake_server import fake_connector

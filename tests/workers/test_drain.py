@@ -5,8 +5,9 @@ import contextlib
 
 import pytest
 
-from bus.events import Final, Sentence, SessionOffer, SpeechAudio
+from bus.events import Final, Sentence, SpeechAudio
 from bus.leases import Work
+from bus.offers import SessionOffer
 from bus.streams import Bus
 from tests.bus.conftest import bus, make_bus  # noqa: F401
 from tests.bus.fake_server import fake_connector

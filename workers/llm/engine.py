@@ -49,8 +49,9 @@ class LlmEngine(Protocol):
     and what the iterator yields follows its text. One without is never asked to.
 
     An engine whose model can call functions, or that counts tokens, also offers ``respond(messages, language, cancel,
-    request: Request) -> AsyncIterator[str | Call | Finish]``, which is then used instead of ``reply``: the same, and
-    calls, whole, in the order of the model's words, and a Finish at the end.
+    request: Request) -> AsyncIterator[str | CallPiece | Call | Finish]``, which is then used instead of ``reply``: the
+    same, and calls, whole, in the order in which they began, and a Finish at the end. Pieces of a call may come before
+    it; whoever generates anew after some begins at ``number`` 0 again.
     """
 
     name: str

@@ -23,6 +23,19 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of a call's arguments, ahead of the Call: ``start`` characters came before.
+
+    ``number`` counts the calls of one generation from 0, in the order in which they begin.
+    """
+
+    number: int
+    name: str
+    start: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The end of a generation: ``reason`` as the server names it (``length``: it was cut at its limit).
 

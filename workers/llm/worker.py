@@ -12,17 +12,18 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus.cancel import Cancelled, CancelToken
-from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, ToolCall, TurnOffer
+from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, ToolArguments, ToolCall
 from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.offers import TurnOffer
 from bus.settings import load
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message
 from workers.llm.prompt import ContextSettings, Prompts, halved, tokens
 from workers.llm.sentences import SentenceSplitter
-from workers.llm.tools import Call, Finish, Request, read_request
+from workers.llm.tools import Call, CallPiece, Finish, Request, read_request
 from workers.process import main
 from workers.runtime import HandOver, Life, Worker, until_cancelled
 from workers.writer import Writer
@@ -108,6 +109,11 @@ class _Answer:
         self.sentences = 0
         self.tokens = 0
         self._calls = 0
+        """Calls that were published."""
+        self._begun = 0
+        """Calls of which something was published, by this worker or one before it."""
+        self._places: dict[int, int] = {}
+        """A call's number in this generation -> its index in the turn."""
         self._shown = 0
         """Tokens of the prompt."""
         self._finish = Finish()
@@ -175,13 +181,13 @@ class _Answer:
                 if not self.tokens:
                     self._writer.write("reply", ReplyBegun(self._lease.turn, self._lease.fence))
                 self.tokens += 1
-                if isinstance(delta, Call):
+                if isinstance(delta, CallPiece | Call):
                     self._flush()
-                    self._call(delta)
+                    self._piece(delta) if isinstance(delta, CallPiece) else self._call(delta)
                     continue
                 for sentence in self._splitter.push(delta):
                     self._sentence(sentence)
-                    if self._worker.draining.is_set() and self._continues and not self._calls:
+                    if self._worker.draining.is_set() and self._continues and not self._begun:
                         raise HandOver
 
     @property
@@ -229,6 +235,7 @@ class _Answer:
             return True
         said = [event.text for event in written if isinstance(event, Sentence)]
         self.sentences = len(said)
+        self._begun = max((event.index + 1 for event in written if isinstance(event, ToolArguments)), default=0)
         if any(isinstance(event, ToolCall) for event in written):
             self._end("done")  # what was called is whole, and what comes of it is another turn
             return True
@@ -255,12 +262,23 @@ class _Answer:
         self._writer.write("reply", Sentence(lease.turn, lease.fence, self.sentences, text))
         self.sentences += 1
 
+    def _piece(self, piece: CallPiece) -> None:
+        """A piece from the beginning is a call of its own, whatever became of one of that number before."""
+        lease, (index, call_id) = self._lease, self._name(piece.number, anew=not piece.start)
+        told = ToolArguments(lease.turn, lease.fence, index, call_id, piece.name, piece.start, piece.text)
+        self._writer.write("reply", told)
+
     def _call(self, call: Call) -> None:
-        """A call's id is the turn's own: servers give the same one twice."""
-        lease = self._lease
-        call_id = f"call_{lease.session.replace('-', '_')}_{lease.turn}_{self._calls}"
-        self._writer.write("reply", ToolCall(lease.turn, lease.fence, self._calls, call_id, call.name, call.arguments))
+        lease, (index, call_id) = self._lease, self._name(self._calls)
+        self._writer.write("reply", ToolCall(lease.turn, lease.fence, index, call_id, call.name, call.arguments))
         self._calls += 1
+
+    def _name(self, number: int, *, anew: bool = False) -> tuple[int, str]:
+        """A call's index and its id, which is the turn's own: servers give the same one twice."""
+        if anew or number not in self._places:
+            self._places[number], self._begun = self._begun, self._begun + 1
+        index, session = self._places[number], self._lease.session.replace("-", "_")
+        return index, f"call_{session}_{self._lease.turn}_{index}"
 
     def _end(self, reason: str, error: str = "") -> None:
         lease, finish = self._lease, self._finish

@@ -6,6 +6,7 @@ It never runs further ahead of what is being heard than its credit, so that a ba
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -15,9 +16,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from bus.cancel import CancelToken
-from bus.events import Played, ReplyEnd, Sentence, SpeakOffer, SpeechAudio, SpeechEnd, Stopped
+from bus.events import Played, ReplyEnd, Sentence, SpeechAudio, SpeechEnd, Stopped
 from bus.keys import session_key
 from bus.leases import Lease
+from bus.offers import SpeakOffer
 from bus.settings import BusSettings, load
 from bus.streams import Bus
 from workers.engines import EngineError
@@ -139,8 +141,8 @@ class _Speech:
         lease, bus = self._lease, self._worker.bus
         if lease.fence > 1 and await self._take_up():
             return
-        config = await bus.config(lease.session)
-        manner = _Manner.of(config)
+        own = json.loads(self._offer.manner or "{}")
+        manner = _Manner.of({**await bus.config(lease.session), **own})
         async for entry in self._replies:
             event = entry.event
             if getattr(event, "turn", 0) != lease.turn:

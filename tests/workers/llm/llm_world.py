@@ -7,10 +7,11 @@ import contextlib
 import itertools
 
 from bus.cancel import raise_watermark
-from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped, TurnOffer
+from bus.events import ReplyBegun, ReplyEnd, Said, Sentence, Stopped
 from bus.history import HistoryWriter
 from bus.keys import session_key
 from bus.leases import Work
+from bus.offers import TurnOffer
 from bus.streams import Bus
 from workers.llm.prompt import ContextSettings
 from workers.llm.worker import LlmWorker

@@ -4,11 +4,11 @@ import pytest
 
 from bus.cancel import CancelToken
 from bus.events import Said
-from tests.workers.llm.llm_stand_in import DONE, Scripted, chunk, says
+from tests.workers.llm.llm_stand_in import DONE, Scripted, chunk, drops, says
 from workers.engines import EngineError
 from workers.llm.engine import Message
 from workers.llm.prompt import prompt
-from workers.llm.tools import PENDING, Call, Finish, Request, arranged, read_request
+from workers.llm.tools import PENDING, Call, CallPiece, Finish, Request, arranged, read_request
 
 TOOL = {"type": "function", "name": "weather", "description": "d", "parameters": {"type": "object"}}
 ASKED = [Message("user", "How is it?")]
@@ -66,15 +66,17 @@ async def everything(engine, messages=ASKED, request=None):
 
 
 async def test_calls_are_put_together_from_their_pieces(engine_for):
-    """Names and arguments in pieces, two at once; the words before them first; the server's own counts last."""
+    """Names and arguments in pieces, told as they come; then the calls, whole; the server's own counts last."""
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5,"total_tokens":16}}\n\n'
     pieces = [piece(0, "weather", ""), piece(0, None, '{"city":'), piece(0, None, '"Paris"}'), piece(1, "weather", "")]
     script = says(chunk("Let me see. "), *pieces, chunk({}, finish="tool_calls"), usage, b"data: [DONE]\n\n")
     async with Scripted(script) as server:
         engine = await engine_for(server.url)
         got = await everything(engine)
-        assert got == ["Let me see. ", Call("", "weather", '{"city":"Paris"}'), Call("", "weather", "{}"),
-                       Finish("tool_calls", 11, 5)]  # fmt: skip
+        assert got == [
+            "Let me see. ", CallPiece(0, "weather", 0, '{"city":'), CallPiece(0, "weather", 8, '"Paris"}'),
+            Call("", "weather", '{"city":"Paris"}'), Call("", "weather", "{}"), Finish("tool_calls", 11, 5),
+        ]  # fmt: skip
         (request,) = [r for r in server.requests if r.method == "POST"]
         function = {"name": "weather", "description": "d", "parameters": {"type": "object"}}
         assert request.body["tools"] == [{"type": "function", "function": function}]
@@ -97,6 +99,31 @@ async def test_calls_and_results_go_to_the_server_as_it_takes_them(engine_for):
 
 @pytest.mark.parametrize("arguments", ['{"city":', "[1]", "Paris"])
 async def test_arguments_that_are_no_object_are_never_passed_on(engine_for, arguments):
+    """No call comes of them; what cannot be the beginning of an object is not even told as a piece."""
+    got = []
     async with Scripted(says(piece(0, "weather", arguments), DONE)) as server:
+        engine = await engine_for(server.url)
         with pytest.raises(EngineError, match="weather"):
-            await everything(await engine_for(server.url))
+            async for each in engine.respond(ASKED, "en-US", CancelToken("s0-abcdef", 1), Request((TOOL,))):
+                got.append(each)
+    assert {each.text for each in got} == ({arguments} if arguments.startswith("{") else set())
+
+
+async def test_calls_are_told_apart_by_when_they_begin(engine_for):
+    """Two calls' pieces mixed, numbered by the server as it likes: each piece says which call it goes on with."""
+    mixed = [piece(7, "weather", '{"a'), piece(2, "time", "{"), piece(7, None, '":1}'), piece(2, None, "} ")]
+    async with Scripted(says(*mixed, DONE)) as server:
+        got = await everything(await engine_for(server.url))
+    assert [(each.number, each.start, each.text) for each in got if isinstance(each, CallPiece)] == [
+        (0, 0, '{"a'), (1, 0, "{"), (0, 3, '":1}'), (1, 1, "} "),
+    ]  # fmt: skip
+    assert [each for each in got if isinstance(each, Call)] == [Call("", "weather", '{"a":1}'), Call("", "time", "{} ")]
+
+
+async def test_a_connection_that_breaks_in_a_calls_arguments_is_tried_once_more(engine_for):
+    """Nothing was said and nothing called: the answer begins anew, the pieces with it."""
+    broken, whole = drops(piece(0, "weather", '{"city":')), says(piece(0, "weather", '{"city":"Rome"}'), DONE)
+    async with Scripted(broken, whole) as server:
+        got = await everything(await engine_for(server.url))
+    assert [each.start for each in got if isinstance(each, CallPiece)] == [0, 0]
+    assert Call("", "weather", '{"city":"Rome"}') in got

@@ -1,13 +1,13 @@
-"""Function calls on their way through the LLM worker: published once, whole, in the order of the model's words."""
+"""Function calls on their way through the LLM worker: pieces as they come, each call published once, whole."""
 
 import pytest_asyncio
 
-from bus.events import ReplyEnd, Sentence, ToolCall
+from bus.events import ReplyEnd, Sentence, ToolArguments, ToolCall
 from bus.leases import Work
 from tests.bus.fake_server import fake_connector
 from tests.workers.llm.llm_world import Engine, World
 from workers.engines import EngineError
-from workers.llm.tools import Call, Finish
+from workers.llm.tools import Call, CallPiece, Finish
 from workers.runtime import Life
 
 PARIS, ROME = Call("0", "weather", '{"city":"Paris"}'), Call("0", "weather", '{"city":"Rome"}')
@@ -64,3 +64,47 @@ async def test_a_failure_after_a_call_speaks_no_fallback(world):
         *before, end = await world.written(1)
     assert [type(event) for event in before] == [ToolCall]
     assert (end.reason, end.error) == ("failed", "it broke off")
+
+
+def half(number=0, start=0, text='{"city":'):
+    return CallPiece(number, "weather", start, text)
+
+
+def calls_of(events):
+    return [(each.index, each.call_id) for each in events if isinstance(each, ToolCall)]
+
+
+async def test_pieces_of_a_call_are_told_under_the_names_it_will_have(world):
+    """The words before it are out when it begins, though their sentence has no end."""
+    async with world.worker(Calling(["Let me see", half(), half(start=8, text='"Paris"}'), PARIS])):
+        await world.offer(1, ("user", "Weather?"))
+        sentence, first, second, call, _ = await world.written(1)
+    assert sentence.text == "Let me see" and (first.start, second.start) == (0, 8)
+    assert first.text + second.text == call.arguments
+    assert {(each.index, each.call_id, each.name) for each in (first, second, call)} == {
+        (0, "call_s0_abcdef_1_0", "weather")
+    }
+
+
+async def test_a_call_that_is_begun_anew_is_another(world):
+    """The engine asked its server once more: the half call keeps its names, and nothing comes of it."""
+    async with world.worker(Calling([half(), half(), half(start=8, text='"Rome"}'), ROME])):
+        await world.offer(1, ("user", "Weather?"))
+        events = await world.written(1)
+    pieces = [each for each in events if isinstance(each, ToolArguments)]
+    assert [each.index for each in pieces] == [0, 1, 1]
+    assert calls_of(events) == [(1, "call_s0_abcdef_1_1")]
+
+
+async def test_the_worker_that_takes_over_half_a_call_makes_one_of_its_own(world):
+    """Nothing was published that stands: the turn is asked again, and no name is used for two calls."""
+    await world.offer(1, ("user", "Weather?"))
+    dead = Work(world.bus, "llm", "dead")
+    lease = await dead.claim(0)
+    piece = ToolArguments(1, lease.fence, 0, "call_s0_abcdef_1_0", "weather", 0, '{"ci')
+    await world.bus.post_guarded(world.session, "reply", piece, stage="llm", turn=1, fence=lease.fence)
+    async with world.worker(Calling([half(), PARIS]), Life(lease=0.2)):
+        *events, end = await world.written(1)
+    assert end.reason == "done" and calls_of(events) == [(1, "call_s0_abcdef_1_1")]
+    assert [each.index for each in events if isinstance(each, ToolArguments)] == [0, 1]
+    await dead.close()

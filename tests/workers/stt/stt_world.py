@@ -10,7 +10,6 @@ from bus.events import (
     HungUp,
     MicAudio,
     Partial,
-    SessionOffer,
     UtteranceEnded,
     UtterancePaused,
     UtteranceResumed,
@@ -18,6 +17,7 @@ from bus.events import (
 )  # fmt: skip
 from bus.keys import session_key
 from bus.leases import Work
+from bus.offers import SessionOffer
 from bus.streams import Bus
 from workers.runtime import Life
 from workers.stt.worker import SttWorker

@@ -9,9 +9,10 @@ import pytest
 import pytest_asyncio
 
 from bus.cancel import raise_watermark
-from bus.events import Played, ReplyEnd, Sentence, SpeakOffer, SpeechAudio, SpeechEnd
+from bus.events import Played, ReplyEnd, Sentence, SpeechAudio, SpeechEnd
 from bus.keys import session_key, work_key
 from bus.leases import Work
+from bus.offers import SpeakOffer
 from bus.streams import Bus
 from tests.bus.fake_server import fake_connector
 from tests.engines import ScriptedTts

@@ -24,7 +24,7 @@ from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message, Observed
 from workers.llm.engines.llama import NotYet, Slots, Watch, recognise
 from workers.llm.engines.openai_calls import PartialCalls, options, wire
-from workers.llm.tools import Call, Finish, Request
+from workers.llm.tools import Call, CallPiece, Finish, Request
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,14 @@ class OpenAI:
 
     async def respond(
         self, messages: Sequence[Message], language: str, cancel: CancelToken, request: Request
-    ) -> AsyncGenerator[str | Call | Finish, None]:
-        """Stream the answer; see ``workers.llm.engine``. One retry where nothing was said yet."""
+    ) -> AsyncGenerator[str | CallPiece | Call | Finish, None]:
+        """Stream the answer; see ``workers.llm.engine``. One retry where nothing was said or called yet."""
         for attempt in (1, 2):
             said = False
             stream = self._stream(messages, cancel, request)
             try:
                 async for delta in stream:
-                    said = True
+                    said = said or not isinstance(delta, CallPiece)
                     yield delta
                 return
             except (Refused, ContextTooLong):
@@ -152,7 +152,7 @@ class OpenAI:
 
     async def _stream(
         self, messages: Sequence[Message], cancel: CancelToken, request: Request
-    ) -> AsyncGenerator[str | Call | Finish, None]:
+    ) -> AsyncGenerator[str | CallPiece | Call | Finish, None]:
         import openai
 
         settings = self.settings
@@ -190,12 +190,14 @@ class OpenAI:
                 # Usage, progress and reasoning come in chunks without content: none of them is spoken.
                 usage = chunk.usage or usage
                 delta = choice.delta.content if choice is not None and choice.delta else None
-                called = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
+                called, pieces = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
                 if watch is not None and slots is not None:
                     progress = "prompt_progress" in (chunk.model_extra or {})
                     slots.sent(watch, progress=progress, word=bool(delta) or called)
                 if delta:
                     yield delta
+                for piece in pieces:
+                    yield piece
                 if delta or called:
                     waiting, limit = "its next word", settings.llm_stall_s
                     due = clock() + limit

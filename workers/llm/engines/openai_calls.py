@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.engines import EngineError
 from workers.llm.engine import Message
-from workers.llm.tools import Call, Request
+from workers.llm.tools import Call, CallPiece, Request
 
 
 def wire(message: Message) -> dict[str, Any]:
@@ -44,10 +44,15 @@ class PartialCalls:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._arguments: dict[int, str] = {}
+        self._told: dict[int, int] = {}
+        """Characters of them that were told."""
 
-    def add(self, pieces: Iterable[Any] | None) -> bool:
-        """Take the pieces of one chunk; whether there were any."""
-        came = False
+    def add(self, pieces: Iterable[Any] | None) -> tuple[bool, list[CallPiece]]:
+        """Take the pieces of one chunk: (whether there were any, those that can be told).
+
+        What may yet turn out to be no object is not told, nor is a call without a name.
+        """
+        came, told = False, []
         for number, piece in enumerate(pieces or ()):
             came = True
             index = piece.index if piece.index is not None else number
@@ -57,13 +62,18 @@ class PartialCalls:
             if function is not None:
                 self._names[index] += function.name or ""
                 self._arguments[index] += function.arguments or ""
-        return came
+            text, start = self._arguments[index], self._told.get(index, 0)
+            if len(text) > start and text.lstrip().startswith("{") and self._names[index]:
+                place = list(self._names).index(index)
+                told.append(CallPiece(place, self._names[index], start, text[start:]))
+                self._told[index] = len(text)
+        return came, told
 
     def whole(self) -> Sequence[Call]:
         """All of them, once the answer has ended. Raises EngineError when one cannot be made."""
         calls = []
-        for index, name in sorted(self._names.items()):
-            arguments = self._arguments[index].strip() or "{}"
+        for index, name in self._names.items():
+            arguments = self._arguments[index] if self._arguments[index].strip() else "{}"
             try:
                 usable = isinstance(json.loads(arguments), dict) and bool(name)
             except (ValueError, RecursionError):
