@@ -41,6 +41,19 @@ def _kill(kind: str) -> Strike:
     return strike
 
 
+async def _kill_gateway(fleet: Fleet, rng: random.Random) -> None:
+    """The one that was there longest, since most calls are there: of two strikes each call is hit by one at least."""
+    victim = min(fleet.processes["gateway"], key=lambda each: (each.replaced, rng.random()))
+    await fleet.replaced(victim, victim.signal(signal.SIGKILL))
+
+
+async def _kill_gateways(fleet: Fleet, rng: random.Random) -> None:
+    """All of them at once: clients wait for one to be started again."""
+    victims = fleet.processes["gateway"]
+    dead = [victim.signal(signal.SIGKILL) for victim in victims]
+    await asyncio.gather(*(fleet.replaced(*pair) for pair in zip(victims, dead, strict=True)))
+
+
 def _stop(kind: str, seconds: float = STOPPED) -> Strike:
     async def strike(fleet: Fleet, rng: random.Random) -> None:
         victim = _pick(fleet, kind, rng)
@@ -106,7 +119,8 @@ FAULTS = {
         Fault("delay", _slow, lasts=STOPPED),
         Fault("rolling", _rolling, strikes=1, lasts=20.0),
         Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
-        Fault("kill-gateway", _kill("gateway")),
+        Fault("kill-gateway", _kill_gateway),
+        Fault("kill-gateways", _kill_gateways, strikes=1),
         Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED),
         Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED),
         Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0),

@@ -272,10 +272,12 @@ async def test_what_could_not_be_sent_again_is_silence_and_told(pair):
                     await asyncio.sleep(0.01)
         said = await read(second.bus, session)
         assert [(m.role, "2.5 s" in m.text) for m in said] == [("system", True)]
+        assert [event["error"]["code"] for event in again.all("error")] == ["invalid_value"], "told once"
 
 
 async def test_a_stock_client_is_told_what_was_lost(pair):
-    """It sends nothing again: the time without audio is what was lost, and an item of the conversation says so."""
+    """It sends nothing again: the time without audio is what was lost; an error event and an item of the conversation
+    say so."""
     first, second = pair
     async with client(first.ws) as call:
         session = await session_of(call)
@@ -289,7 +291,10 @@ async def test_a_stock_client_is_told_what_was_lost(pair):
             await again.audio(bytes(4800))
             item = (await again.get("conversation.item.added"))["item"]
             assert item["role"] == "system" and "was not heard" in item["content"][0]["text"]
-            assert second.sessions[session].resumption.lost_ms >= 500
+            lost = second.sessions[session].resumption.lost_ms
+            assert lost >= 500
+            error = (await again.get("error"))["error"]
+            assert error["code"] == "audio_lost" and error["message"].startswith(f"{lost} ms of the caller's audio")
 
 
 async def test_a_session_that_was_gone_on_with_can_be_replayed(pair):
@@ -341,6 +346,19 @@ async def test_the_client_here_comes_back_by_itself():
         assert not told.count("bargein.input.lost") and not told.count("error")
         said = await read(stack.bus, session)
         assert [m.text for m in said if m.role == "user"] == ["one", "two"]
+
+
+async def test_the_client_here_goes_on_at_the_next_address_it_was_given(pair):
+    """Its gateway takes nobody any more when the connection breaks: the other one says the rest."""
+    first, second = pair
+    async with Call([extended(first.ws), extended(second.ws)]) as call:
+        await call.say(np.frombuffer(voice(0.6), "<i2"))
+        reply = await call.reply_started()
+        first.app.state.gateway.draining = True
+        call._socket.transport.abort()
+        assert (await call.reply(60)) is reply and reply.status == "completed"
+        assert reply.transcript == LONG.strip() and call.url == extended(second.ws)
+        assert call.session_id in second.sessions and not first.sessions
 
 
 async def test_the_client_here_says_when_its_session_is_gone():
