@@ -297,6 +297,29 @@ async def test_a_stock_client_is_told_what_was_lost(pair):
             assert error["code"] == "audio_lost" and error["message"].startswith(f"{lost} ms of the caller's audio")
 
 
+async def test_an_out_of_band_response_that_broke_off_has_failed(pair):
+    """It does not go on elsewhere: who comes back is told its end, once, with the metadata to know it by."""
+    first, second = pair
+    aside = {"conversation": "none", "output_modalities": ["text"]}
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        await call.send("response.create", response={**aside, "metadata": {"topic": "over"}})
+        await call.get("response.done")
+        first.llm.pace = 1.0
+        await call.send("response.create", response={**aside, "metadata": {"topic": "open"}})
+        broken = (await call.get("response.created", 2))["response"]["id"]
+        async with client(f"{second.ws}&session_id={session}") as again:
+            done = (await again.get("response.done"))["response"]
+            assert (done["id"], done["status"], done["metadata"]) == (broken, "failed", {"topic": "open"})
+            assert done["status_details"]["error"]["code"] == "connection_lost"
+            first.llm.pace = 0.0
+            await again.send("response.create", response={**aside, "metadata": {"topic": "again"}})
+            assert (await again.get("response.done", 2))["response"]["status"] == "completed"
+            async with client(f"{first.ws}&session_id={session}") as third:
+                await third.send("response.create", response=aside)
+                assert (await third.get("response.done"))["response"]["status"] == "completed"
+
+
 async def test_a_session_that_was_gone_on_with_can_be_replayed(pair):
     """Its journal runs through both gateways, decision for decision; every turn has one record."""
     first, second = pair
