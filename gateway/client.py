@@ -244,7 +244,7 @@ class Call:
                 self._wake()
         except ConnectionClosed:
             pass
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             await socket.close()
             return f"the server sent what the protocol does not have: {error!r}"
         reason = f", {socket.close_reason}" if socket.close_reason else ""

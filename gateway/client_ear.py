@@ -243,7 +243,7 @@ class Ear:
     def _recalled(self, item: Event) -> None:
         """How a reply ended that ended while nobody could be told: what the conversation holds of it."""
         for reply in self.replies:
-            if reply.reason == BROKE_OFF and reply.item_id == item.get("id"):
+            if reply.reason == BROKE_OFF and reply.item_id == item.get("id") and item.get("content"):
                 reply.set_text(reply.item_id, item["content"][0].get("transcript", ""))
                 if item.get("status") == "completed":
                     reply.status, reply.reason = "completed", ""

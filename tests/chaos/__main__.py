@@ -25,8 +25,10 @@ from bus.streams import Bus, connector
 from tests.chaos.caller import Caller, Story
 from tests.chaos.faults import FAULTS, SHORT, Fault
 from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.stock import StockCaller
 from tests.chaos.verdict import Row, table
 
+CALLERS = {"client": Caller, "stock": StockCaller}
 BEGIN = 4.0
 """Seconds of a round before the first strike: every call is in its first turn or second."""
 BETWEEN = 6.0
@@ -45,7 +47,8 @@ async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int, tr
     rng = random.Random(f"{fault.name} {seed}")
     waits = schedule(fault, rng)
     until = asyncio.get_running_loop().time() + sum(waits) + fault.strikes * fault.lasts + AFTER
-    callers = [Caller(fleet.url, words, random.Random(rng.random()), until) for _ in range(calls)]
+    kind = CALLERS[fault.caller]
+    callers = [kind(fleet.url, words, random.Random(rng.random()), until) for _ in range(calls)]
     row = Row(fault.name, seed)
 
     async def script() -> None:

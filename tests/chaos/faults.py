@@ -27,6 +27,8 @@ class Fault:
     strike: Strike
     strikes: int = 2
     lasts: float = 0.0
+    caller: str = "client"
+    """Who calls, one of ``tests.chaos.__main__``'s CALLERS."""
 
 
 def _pick(fleet: Fleet, kind: str, rng: random.Random) -> Process:
@@ -121,6 +123,7 @@ FAULTS = {
         Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
         Fault("kill-gateway", _kill_gateway),
         Fault("kill-gateways", _kill_gateways, strikes=1),
+        Fault("kill-gateway/stock", _kill_gateway, caller="stock"),
         Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED),
         Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED),
         Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0),
