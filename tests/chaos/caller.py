@@ -52,10 +52,12 @@ class Story:
     """What one caller saw."""
 
     session: str = ""
+    call: str = ""
+    """Twilio's name for it, where it is a phone call."""
     turns: list[Turn] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
-    understood: list[int] = field(default_factory=list)
-    """The words of the caller's own, as they were written down."""
+    understood: list[int] | None = None
+    """The words of the caller's own, as the client was told; None: such a client is not told."""
     told_lost: list[float] = field(default_factory=list)
     """Seconds of the caller's audio that the client was told were lost, for each time."""
     stale_samples: int = 0
@@ -89,19 +91,30 @@ def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[in
     return lost, doubled, [number for number in got if number not in expected]
 
 
+def heard_again(doubled: list[int], returns: int) -> tuple[list[int], list[int]]:
+    """(words that so many returns of the client explain, the others)."""
+    most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
+    return doubled[:most], doubled[most:]
+
+
 class Caller:
     """One call. Every third reply or so is interrupted by what the caller says next."""
 
     patience = PATIENCE
+    most = 1000
+    """Such callers at a time."""
 
-    def __init__(self, url: str, words: int, rng: random.Random, until: float) -> None:
-        """``words`` a reply has; ``until``: the loop's time after which nothing more is said."""
+    def __init__(self, url: str, words: int, rng: random.Random, seconds: float) -> None:
+        """``words`` a reply has; ``seconds``: for how long something is said."""
         self.story = Story()
         self.url = url
+        self.begun = asyncio.Event()
+        """Set once the call is there, or cannot be made."""
         self._words = words
         self._rng = rng
-        self._until = until
+        self._seconds = seconds
         self._clock = asyncio.get_running_loop().time
+        self._until = 0.0
         self._taken = 0
         """Replies that were waited for to their end."""
 
@@ -114,7 +127,8 @@ class Caller:
         story = self.story
         try:
             async with self.dial() as call:
-                story.session = call.session_id
+                story.session, self._until = call.session_id, self._clock() + self._seconds
+                self.begun.set()
                 try:
                     await self._talk(call)
                 finally:
@@ -123,6 +137,8 @@ class Caller:
                     story.understood = understood([event for _, event in call.events])
         except CallError as error:
             story.ended = str(error)
+        finally:
+            self.begun.set()
         return story
 
     async def _talk(self, call: Call) -> None:
@@ -172,8 +188,7 @@ class Caller:
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
         returns = sum(event["type"] == "session.created" for _, event in call.events[turn.seen :])
-        most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
-        turn.again, turn.doubled = turn.doubled[:most], turn.doubled[most:]
+        turn.again, turn.doubled = heard_again(turn.doubled, returns)
         if turn.status != "completed":
             turn.lost = [] if turn.status == "interrupted" else turn.lost
         elif reply.started is not None and reply.ended is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 
 from benchmarks.figures import percentile
@@ -11,6 +12,8 @@ from bus.events import Said
 from tests.chaos.caller import RIGHT, Story, differences
 
 HEADERS = ("fault", "calls alive", "turns", "lost", "doubled", "again", "stale", "failed", "went on p50", "max")
+GAP = re.compile(r"broken for ([\d.]+) s")
+"""How long it was, in the message that tells a conversation of a gap in the caller's audio."""
 
 
 @dataclass
@@ -55,16 +58,18 @@ class Row:
         self.alive += story.alive
         if story.ended:
             self.wrong.append(f"{name}: {story.ended}")
-        lost, doubled, foreign = differences(story.said, story.understood)
+        known = [number for said in history if said.role == "user" for number in numbers_in(said.text)]
+        if story.understood not in (None, known):
+            self.wrong.append(f"{name}: the history has other words of the caller's than were told")
+        lost, doubled, foreign = differences(story.said, known if story.understood is None else story.understood)
+        gaps = story.told_lost
+        if story.understood is None:
+            gaps = [float(gap) for said in history if said.role == "system" for gap in GAP.findall(said.text)]
         # A gap also cuts a word at each of its ends.
-        if len(lost) <= sum(math.ceil(gap * 1000 / SLOT_MS) + 1 for gap in story.told_lost):
+        if len(lost) <= sum(math.ceil(gap * 1000 / SLOT_MS) + 1 for gap in gaps):
             self.told += len(lost)
             lost = []
         self._words(name, "understood", (lost, doubled, foreign))
-        if story.session:
-            known = [number for said in history if said.role == "user" for number in numbers_in(said.text)]
-            if known != story.understood:
-                self.wrong.append(f"{name}: the history has other words of the caller's than were told")
         self.stale += (story.stale_samples + 479) // 480
         for turn in story.turns:
             self.turns += 1
