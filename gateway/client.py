@@ -50,6 +50,7 @@ DEFAULT_URL = "ws://127.0.0.1:8080/v1/realtime?model=bargein&extensions=bargein"
 
 __all__ = ["Call", "CallError", "HungUp", "NoReply", "Unreachable"]
 
+UNDERSTOOD = "conversation.item.input_audio_transcription.completed"
 LOST_FOR = 7.0
 """Seconds for which a session outlives its gateway at least, besides those that the gateway says: its lease."""
 AT_ONCE = 500
@@ -104,6 +105,8 @@ class Call:
         self._due: float | None = None
         """Until when (ms) to try to come back, once the connection has broken."""
         self._returned = 0
+        self._texts: dict[str, str] = {}
+        """What was understood of each utterance, by its item."""
         self._changed = asyncio.Event()
         self._ended = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -236,6 +239,8 @@ class Call:
                 event = json.loads(text)
                 if not isinstance(event, dict):
                     raise TypeError("a message that is not a JSON object")
+                if self._told_before(event):
+                    continue
                 self.events.append((now, event))
                 self._tell(now, event)
                 for answer in self._ear.take(event, now):
@@ -249,6 +254,16 @@ class Call:
             return f"the server sent what the protocol does not have: {error!r}"
         reason = f", {socket.close_reason}" if socket.close_reason else ""
         return f"the server ended the call (code {socket.close_code}{reason})"
+
+    def _told_before(self, event: Event) -> bool:
+        """Whether it says once more what was said of an utterance: a gateway that dies may have told what the next one
+        tells again."""
+        if event.get("type") != UNDERSTOOD:
+            return False
+        item, text = event["item_id"], event["transcript"]
+        known: bool = self._texts.get(item) == text
+        self._texts[item] = text
+        return known
 
     async def _note(self, event: Event) -> None:
         kind = event.get("type")

@@ -384,6 +384,36 @@ async def test_the_client_here_goes_on_at_the_next_address_it_was_given(pair):
         assert call.session_id in second.sessions and not first.sessions
 
 
+async def test_a_text_that_is_told_again_by_the_next_gateway_is_told_once(pair):
+    """The first one dies after it has told what was said and before anything of that is written: the next one decides
+    it anew, under the same names, and whoever calls hears of it once."""
+    first, second = pair
+    completed = "conversation.item.input_audio_transcription.completed"
+    told = []
+    async with Call([extended(first.ws), extended(second.ws)], listener=lambda at, event: told.append(event)) as call:
+        (session,) = first.sessions.values()
+        write, dead = session.pen.post, asyncio.Event()
+
+        def until_the_end(key, event):
+            if getattr(event, "name", "") == "SpeechEnded":
+                dead.set()
+            return asyncio.get_running_loop().create_future() if dead.is_set() else write(key, event)
+
+        session.pen.post = until_the_end
+        await call.say(np.frombuffer(voice(0.6), "<i2"))
+        item = (await call.wait_for(completed))["item_id"]
+        freeze(first)
+        first.app.state.gateway.draining = True
+        call._socket.transport.abort()
+        assert (await call.reply(60)).status == "completed"
+        again = [event for event in told if event["type"] == "input_audio_buffer.committed"]
+        assert [event["item_id"] for event in again] == [item, item], "it was decided anew"
+        assert [event["item_id"] for event in told if event["type"] == completed] == [item]
+        assert [event["item_id"] for _, event in call.events if event["type"] == completed] == [item]
+        said = await read(second.bus, call.session_id)
+        assert [message.item for message in said if message.role == "user"] == [item]
+
+
 async def test_the_client_here_says_when_its_session_is_gone():
     async with running_stack(resume_s=1.0) as stack, Call(extended(stack.ws)) as call:
         await stack.bus.commands.srem(live_key(0), call.session_id)
