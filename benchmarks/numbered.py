@@ -19,11 +19,15 @@ Int16 = npt.NDArray[np.int16]
 
 COUNT = 256
 SYLLABLES = ("ba", "da", "fa", "ga", "ha", "ja", "ka", "la", "ma", "na", "pa", "ra", "sa", "ta", "va", "za")
-LOW, HIGH, STEP = 5600, 6500, 50
-"""Hz of the first tone of each of the pair, and between two of them; all below 7.3 kHz, which 16 kHz carries."""
+LOW, HIGH, STEP = 1900, 2750, 50
+"""Hz of the first tone of each of the pair, and between two of them; all below 3.6 kHz, which a telephone carries."""
+VOICE = 1700
+"""Hz below which the voice is that a caller's words are played over."""
+BEGIN_MS = 1200
+"""Where the voice begins in its recording: there a detector of speech knows it for speech within one window."""
 SLOT_MS, LEAD_MS, TONE_MS = 300, 40, 220
 """A word's time, silence of the tones before it, and the tones."""
-LOUD = 1200
+LOUD = 1500
 """Amplitude of each tone."""
 WINDOW_MS, HOP_MS = 40, 10
 QUIETEST = 150
@@ -76,6 +80,11 @@ def spoken(numbers: Sequence[int], rate: int = 24_000) -> Int16:
 
 def heard(pcm: Int16, rate: int) -> list[int]:
     """The numbers that sound in ``pcm``, in order. One that sounds twice, or too long for once, is there twice."""
+    return [number for number, _ in placed(pcm, rate)]
+
+
+def placed(pcm: Int16, rate: int) -> list[tuple[int, int]]:
+    """As ``heard``, each with where it begins, in ms."""
     window, hop = rate * WINDOW_MS // 1000, rate * HOP_MS // 1000
     if len(pcm) < window:
         return []
@@ -86,14 +95,14 @@ def heard(pcm: Int16, rate: int) -> list[int]:
     high = spectrum[:, [round((HIGH + STEP * n) * bin_of) for n in range(16)]]
     sounding = (low.max(axis=1) > QUIETEST) & (high.max(axis=1) > QUIETEST)
     codes = np.where(sounding, low.argmax(axis=1) * 16 + high.argmax(axis=1), -1)
-    found: list[int] = []
+    found: list[tuple[int, int]] = []
     begin = 0
     for end in range(1, len(codes) + 1):
         if end < len(codes) and codes[end] == codes[begin]:
             continue
         lasted = (end - begin) * HOP_MS
         if codes[begin] >= 0 and lasted >= SHORTEST_MS:
-            found += [int(codes[begin])] * max(1, round(lasted / (TONE_MS + WINDOW_MS / 2)))
+            found += [(int(codes[begin]), begin * HOP_MS)] * max(1, round(lasted / (TONE_MS + WINDOW_MS / 2)))
         begin = end
     return found
 
@@ -102,12 +111,13 @@ _voices: dict[int, npt.NDArray[np.float64]] = {}
 
 
 def _voice(rate: int) -> npt.NDArray[np.float64]:
-    """Speech without its pauses and without anything above 4.5 kHz, at half its loudness."""
+    """Speech without its pauses and without anything above VOICE, at half its loudness."""
     if rate not in _voices:
         samples, own = soundfile.read(CARRIER, dtype="float32")
-        samples = soxr.resample(soxr.resample(samples, own, 9000), 9000, rate)
+        samples = soxr.resample(soxr.resample(samples, own, 2 * VOICE), 2 * VOICE, rate)
         step = rate // 50
         pieces = samples[: len(samples) // step * step].reshape(-1, step)
         levels = np.sqrt((pieces**2).mean(axis=1))
-        _voices[rate] = pieces[levels > 0.1 * levels.max()].ravel() * 16_384
+        loud = pieces[levels > 0.1 * levels.max()].ravel() * 16_384
+        _voices[rate] = np.roll(loud, -rate * BEGIN_MS // 1000)
     return _voices[rate]

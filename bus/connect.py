@@ -7,8 +7,7 @@ and write entries twice.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
@@ -24,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
 from bus.address import Address
-from bus.packing import packed
+from bus.packing import lost_when_closed, packed
 
 OUTAGE = (
     RedisConnectionError, RedisTimeoutError, OSError, TimeoutError, AskError, ClusterDownError, ReadOnlyError,
@@ -139,7 +138,7 @@ class _Cluster(RedisCluster):
     """redis-py's, whose tasks close each other's connections when a node is lost: that is an outage, not a defect."""
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        with _closed_by_another():
+        with lost_when_closed():
             return await super().execute_command(*args, **kwargs)
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> Any:
@@ -148,19 +147,8 @@ class _Cluster(RedisCluster):
 
 class _ClusterPipeline(ClusterPipeline):
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
-        with _closed_by_another():
+        with lost_when_closed():
             return await super().execute(raise_on_error, allow_redirections)
-
-
-@contextmanager
-def _closed_by_another() -> Iterator[None]:
-    try:
-        yield
-    except AttributeError as error:
-        # Seen with redis-py 8.1: 'NoneType' object has no attribute 'writelines'.
-        if "NoneType" not in str(error):
-            raise
-        raise RedisConnectionError("the connection was closed by another task") from error
 
 
 def connector(where: str | Address) -> Connector:

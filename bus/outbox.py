@@ -132,10 +132,13 @@ class Outbox:
                 await self._gather()
                 await self._reach()
                 await self._send_some()
-            except OUTAGE as error:
+            except Exception as error:
+                # Whatever it was: a writer that ended would be silent for ever, and its leases be renewed all the same.
                 if self.down_since is None:
                     self.down_since = asyncio.get_running_loop().time()
                     log.warning("redis does not answer (%s); writes are kept and sent again", type(error).__name__)
+                if not isinstance(error, OUTAGE):
+                    log.error("what waits cannot be sent", exc_info=error)
                 await self._let_go()
                 await asyncio.sleep(backoff.next())
                 continue

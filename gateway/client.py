@@ -30,7 +30,7 @@ import base64
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
@@ -50,6 +50,7 @@ DEFAULT_URL = "ws://127.0.0.1:8080/v1/realtime?model=bargein&extensions=bargein"
 
 __all__ = ["Call", "CallError", "HungUp", "NoReply", "Unreachable"]
 
+UNDERSTOOD = "conversation.item.input_audio_transcription.completed"
 LOST_FOR = 7.0
 """Seconds for which a session outlives its gateway at least, besides those that the gateway says: its lease."""
 AT_ONCE = 500
@@ -59,7 +60,8 @@ AT_ONCE = 500
 class Call:
     """One call. ``async with`` connects it and hangs up.
 
-    ``url``: a ws:// or wss:// address. ``session``: sent as ``session.update`` at the beginning. ``listener``: called
+    ``url``: a ws:// or wss:// address, or several of gateways that share their Redis: the first one that takes the call
+    has it, and when that dies the next. ``session``: sent as ``session.update`` at the beginning. ``listener``: called
     with (ms, event) for every event received and for what happens at this end, whose types begin with ``client.``.
     ``speed``: how much faster than real time the call runs; above 1 only against a scripted server.
     All times are milliseconds since the call began. Raises ValueError for another kind of address, and Unreachable
@@ -68,7 +70,7 @@ class Call:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         session: Event | None = None,
         listener: Tell | None = None,
@@ -77,20 +79,21 @@ class Call:
         key: str = "",
         returns: bool = True,
     ) -> None:
-        if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
-            raise ValueError(f"{url}: not a WebSocket address; expected ws://host:port/v1/realtime")
-        self.url = url
+        urls = [url] if isinstance(url, str) else list(url)
+        for each in urls or [""]:
+            if urlsplit(each).scheme not in ("ws", "wss") or not urlsplit(each).hostname:
+                raise ValueError(f"{each}: not a WebSocket address; expected ws://host:port/v1/realtime")
         self.events: list[tuple[float, Event]] = []
         """Everything received, with the time of its arrival."""
         self.spoken: list[Spoken] = []
         """What the caller has begun to say."""
-        extended = "bargein" in parse_qs(urlsplit(url).query).get("extensions", [])
+        extended = "bargein" in parse_qs(urlsplit(urls[0]).query).get("extensions", [])
         self.clock = Clock(speed)
         self._ear = Ear(extended, self.spoken, self._tell)
         self._session = session
         self._listener = listener
         self._connect_timeout = connect_timeout
-        self._line = Line(url, key, connect_timeout)
+        self._line = Line(urls, key, connect_timeout)
         self._returns = returns and extended
         self._microphone = Microphone()
         self._kept = Kept()
@@ -102,6 +105,8 @@ class Call:
         self._due: float | None = None
         """Until when (ms) to try to come back, once the connection has broken."""
         self._returned = 0
+        self._texts: dict[str, str] = {}
+        """What was understood of each utterance, by its item."""
         self._changed = asyncio.Event()
         self._ended = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,6 +134,11 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._hang_up()
+
+    @property
+    def url(self) -> str:
+        """Where the call is made."""
+        return self._line.url
 
     @property
     def session_id(self) -> str:
@@ -229,6 +239,8 @@ class Call:
                 event = json.loads(text)
                 if not isinstance(event, dict):
                     raise TypeError("a message that is not a JSON object")
+                if self._told_before(event):
+                    continue
                 self.events.append((now, event))
                 self._tell(now, event)
                 for answer in self._ear.take(event, now):
@@ -237,11 +249,21 @@ class Call:
                 self._wake()
         except ConnectionClosed:
             pass
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             await socket.close()
             return f"the server sent what the protocol does not have: {error!r}"
         reason = f", {socket.close_reason}" if socket.close_reason else ""
         return f"the server ended the call (code {socket.close_code}{reason})"
+
+    def _told_before(self, event: Event) -> bool:
+        """Whether it says once more what was said of an utterance: a gateway that dies may have told what the next one
+        tells again."""
+        if event.get("type") != UNDERSTOOD:
+            return False
+        item, text = event["item_id"], event["transcript"]
+        known: bool = self._texts.get(item) == text
+        self._texts[item] = text
+        return known
 
     async def _note(self, event: Event) -> None:
         kind = event.get("type")

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, speed: float = 1.0) -> int:
             print(line, flush=True)
 
     try:
-        call = Call(options.url, listener=show, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
+        call = Call(options.url or DEFAULT_URL, listener=show, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
     except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS
@@ -88,7 +88,8 @@ def _transcribe(options: argparse.Namespace, plan: Plan, speed: float) -> int:
 
     listener = show if quiet or options.json else Live(transcript)
     try:
-        call = Call(address(options.url), listener=listener, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
+        urls = [address(url) for url in options.url or [DEFAULT_URL]]
+        call = Call(urls, listener=listener, speed=speed, key=os.environ.get("BARGEIN_API_KEY", ""))
         timeout = max(options.timeout, len(plan.question) / RATE + 30)
         asyncio.run(transcribe(call, plan.question, transcript, timeout))
         if options.out is not None:
@@ -164,7 +165,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("question", type=Path, help="the sound file to say: any rate and number of channels")
-    parser.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
+    parser.add_argument(
+        "--url", action="append",
+        help=f"once more for each further gateway, to go on at should the one before die; default: {DEFAULT_URL}",
+    )  # fmt: skip
     parser.add_argument("--barge-in", type=Path, metavar="FILE", help="a sound file with which to interrupt")
     parser.add_argument(
         "--barge-in-after", type=_seconds, default=2.0, metavar="S",

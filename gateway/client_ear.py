@@ -235,15 +235,20 @@ class Ear:
         return self.replies[-1]
 
     def _returned(self, response_id: str | None, now: float) -> None:
-        """On a new connection ``response_id`` goes on; of any other its end was never told."""
-        for reply in self.replies:
-            if reply.done is None and reply.response_id != response_id:
+        """On a new connection ``response_id`` goes on; of any other its end was never told.
+
+        One of which nothing had come is forgotten: if it is still to come it is announced anew.
+        """
+        for reply in [each for each in self.replies if each.done is None and each.response_id != response_id]:
+            if reply.received or reply.transcript:
                 reply.done, reply.status, reply.reason = now, "incomplete", BROKE_OFF
+            else:
+                self.replies.remove(reply)
 
     def _recalled(self, item: Event) -> None:
         """How a reply ended that ended while nobody could be told: what the conversation holds of it."""
         for reply in self.replies:
-            if reply.reason == BROKE_OFF and reply.item_id == item.get("id"):
+            if reply.reason == BROKE_OFF and reply.item_id == item.get("id") and item.get("content"):
                 reply.set_text(reply.item_id, item["content"][0].get("transcript", ""))
                 if item.get("status") == "completed":
                     reply.status, reply.reason = "completed", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -16,8 +17,9 @@ from bus.backoff import Backoff
 CLOSE_TIMEOUT = 2.0
 """Seconds a closing handshake may take."""
 SESSION_HEADER = "X-Bargein-Session"
-FIRST_WAIT, LONGEST_WAIT = 0.2, 3.0
-"""Seconds between two tries to get back, the first and the longest; each is drawn from the upper half of its range."""
+FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
+"""Seconds between two rounds of tries to get back, the first and the longest; each is drawn from the upper half of its
+range. A gateway that is gone refuses within the millisecond, and a session waits but a few seconds."""
 BROKEN = frozenset((None, 1001, 1005, 1006, 1011, 1012, 1013, 1014))
 """Close codes after which a session may be there still: its gateway died, is being replaced, or the network broke."""
 
@@ -41,18 +43,35 @@ class NoReply(CallError):
 class Line:
     """Where a call is made, and with what key. ``timeout``: seconds that a connection may take to be made."""
 
-    def __init__(self, url: str, key: str, timeout: float) -> None:
-        self.url = url
+    def __init__(self, urls: Sequence[str], key: str, timeout: float) -> None:
+        """``urls``: gateways that share their sessions, the first one tried first."""
+        self._urls = list(urls)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
 
+    @property
+    def url(self) -> str:
+        """Where the call is, or was tried last."""
+        return self._urls[0]
+
     async def connect(self, session: str = "") -> ClientConnection:
-        """Connect, to come back to ``session`` if it is given. Raises Unreachable."""
+        """Connect to the first gateway that takes the call, to come back to ``session`` if it is given.
+
+        Raises the last one's Unreachable.
+        """
+        for _ in self._urls[1:]:
+            try:
+                return await self._connect(self.url, session)
+            except Unreachable:
+                self._urls.append(self._urls.pop(0))
+        return await self._connect(self.url, session)
+
+    async def _connect(self, url: str, session: str) -> ClientConnection:
         try:
-            host = urlsplit(self.url).hostname or ""
+            host = urlsplit(url).hostname or ""
             local = host == "localhost" or (host.replace(".", "").isdigit() and ip_address(host).is_loopback)
             return await connect(
-                self.url,
+                url,
                 additional_headers=self._headers | ({SESSION_HEADER: session} if session else {}),
                 compression=None,
                 max_size=2**24,
@@ -61,13 +80,13 @@ class Line:
                 proxy=None if local else True,
             )
         except InvalidStatus as error:
-            raise Unreachable(f"{self.url}: {_refusal(error.response)}") from None
+            raise Unreachable(f"{url}: {_refusal(error.response)}") from None
         except TimeoutError:
-            raise Unreachable(f"{self.url}: no answer within {self._timeout:g} s") from None
+            raise Unreachable(f"{url}: no answer within {self._timeout:g} s") from None
         except ConnectionRefusedError:
-            raise Unreachable(f"{self.url}: connection refused; is it running? make run starts it") from None
+            raise Unreachable(f"{url}: connection refused; is it running? make run starts it") from None
         except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
-            raise Unreachable(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
+            raise Unreachable(f"{url}: {getattr(error, 'strerror', None) or error}") from None
 
     async def reconnect(self, session: str, seconds: float) -> ClientConnection:
         """Connect again to ``session``, trying for ``seconds``, with waits that grow. Raises the last Unreachable."""

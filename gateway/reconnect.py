@@ -15,8 +15,9 @@ from bus.keys import is_session, shard_of
 from bus.outbox import OUTAGE
 from gateway.keys import Caller
 from gateway.microphone import PRE_ROLL_MS
+from gateway.protocols.realtime_aside import ASIDES
 from gateway.protocols.realtime_config import RealtimeConfig
-from gateway.resume import NotThere, Taken, take
+from gateway.resume import NotThere, Return, Taken, take
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -52,7 +53,7 @@ async def take_up(gateway: Gateway, session: str, caller: Caller) -> tuple[Taken
 
 async def meet(
     socket: WebSocket, gateway: Gateway, session: str, caller: Caller
-) -> tuple[Taken, RealtimeConfig] | None:
+) -> tuple[Return, RealtimeConfig] | None:
     """Take a session for its Realtime client; None when that cannot be done, and the client was told so."""
     try:
         taken, kept = await take_up(gateway, session, caller)
@@ -63,4 +64,5 @@ async def meet(
         await socket.send_json({"type": "error", "event_id": "event_1", "error": told})
         await socket.close(NOT_FOUND if gone else TRY_AGAIN, code)
         return None
-    return taken, RealtimeConfig.again(gateway.settings.profile(), gateway.voices(), kept["client"])
+    again = Return(taken, gateway.settings.resume_s, kept.get(ASIDES, "{}"))
+    return again, RealtimeConfig.again(gateway.settings.profile(), gateway.voices(), kept["client"])

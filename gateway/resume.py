@@ -70,6 +70,8 @@ class Return:
     """The session that it has come back to; None: a new one."""
     seconds: float = 0.0
     """How long it may be away."""
+    asides: str = "{}"
+    """The out-of-band responses whose end it was not told, as its session's config has them."""
 
 
 async def take(bus: Bus, session: str, owner: str, work: Mapping[str, Work], pre_roll_ms: int) -> Taken:

@@ -53,11 +53,15 @@ class Upkeep:
     async def run(self) -> None:
         """Do it for ever, or until the lease is lost."""
         session, beats = self._session, 0
+        clock, period = asyncio.get_running_loop().time, LEASE / 5
         while True:
-            await asyncio.sleep(LEASE / 5)
+            began = clock()
+            await asyncio.sleep(period)
             beats += 1
-            for found in session.microphone.stalled(session.now):
-                session.feed(found)
+            # A process that was stopped has yet to hear what came meanwhile: that was no silence of the client's.
+            if clock() - began < 2 * period:
+                for found in session.microphone.stalled(session.now):
+                    session.feed(found)
             try:
                 if not await session.pen.hold():
                     return

@@ -56,6 +56,7 @@ async def ready(request: Request) -> Response:
         for stage, records in (await gateway.staff()).items():
             stages[stage] = [{k: v for k, v in asdict(r).items() if k != "stage"} for r in records]
     body = {
+        "gateway": gateway.name,
         "ready": not missing and not gateway.draining,
         "draining": gateway.draining,
         "missing": missing,

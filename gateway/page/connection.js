@@ -9,12 +9,15 @@
  *               `retryAt`; `returns`: to the same session
  *   "trying"    a retry begins
  *   "ended"     detail: {code, reason}: the server ended the call on purpose; no retry
- * The wait doubles from 500 ms to 15 s, with up to 20 % added at random, and starts over after an "open". A session that
- * its server keeps for a while is gone on with; once it is gone the next connection begins a new one.
+ * A session that its server keeps for a while is gone on with; once it is gone the next connection begins a new one.
+ * The wait doubles within its bounds, with up to 20 % added at random, and starts over after an "open" or "returned".
  */
 
-const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 15000;
+/** The first and the longest wait for a new session, and as long as there is one to come back to. */
+const ANEW_MS = [500, 15000];
+const RETURN_MS = [100, 1000];
+/** For how long a session outlives its gateway at least, besides what the server says: its lease. */
+const LEASE_MS = 7000;
 const CONNECT_LIMIT_MS = 10000;
 /** Unsent bytes beyond which the network no longer keeps up: about 5 s of audio in JSON. */
 const BACKLOG_LIMIT = 340_000;
@@ -33,11 +36,14 @@ export class Connection extends EventTarget {
     this.url = url;
     this.protocols = protocols;
     this.ready = false;
-    this.wait = FIRST_WAIT_MS;
+    this.wait = 0;
     this.socket = null;
     this.timer = null;
     /** The session to come back to, once the server has named it and keeps it. */
     this.session = null;
+    /** For how long (ms) it can be come back to, and until when, once the connection is gone. */
+    this.kept = 0;
+    this.keptUntil = 0;
     this.goOffline = () => this.drop(4001, "the network is gone");
     if (!["localhost", "127.0.0.1", "[::1]"].includes(new URL(url).hostname)) {
       addEventListener("offline", this.goOffline);
@@ -69,6 +75,7 @@ export class Connection extends EventTarget {
     if (event.type === "bargein.session") {
       if (event.resumed) this.established(new CustomEvent("returned", { detail: event }));
       this.session = event.resume_s > 0 ? event.session_id : null;
+      this.kept = event.resume_s * 1000 + LEASE_MS;
     }
     this.dispatchEvent(new CustomEvent("event", { detail: event }));
   }
@@ -76,7 +83,7 @@ export class Connection extends EventTarget {
   established(event) {
     clearTimeout(this.timer);
     this.ready = true;
-    this.wait = FIRST_WAIT_MS;
+    this.wait = 0;
     this.dispatchEvent(event);
   }
 
@@ -91,8 +98,11 @@ export class Connection extends EventTarget {
     }
     const gone = code === SESSION_GONE;
     if (gone) this.session = null;
+    if (established) this.keptUntil = performance.now() + this.kept;
+    const returning = this.session !== null && performance.now() < this.keptUntil;
+    const [first, longest] = returning ? RETURN_MS : ANEW_MS;
+    this.wait = Math.min(Math.max(this.wait * 2, first), longest);
     const wait = gone ? 0 : this.wait * (1 + 0.2 * Math.random());
-    this.wait = Math.min(this.wait * 2, LONGEST_WAIT_MS);
     this.timer = setTimeout(() => this.open(), wait);
     const returns = this.session !== null;
     const detail = { retryAt: performance.now() + wait, code, reason, established: established || gone, returns };

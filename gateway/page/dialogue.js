@@ -228,11 +228,21 @@ export class Dialogue extends EventTarget {
     this.refreshFloor();
   }
 
-  /** On a new connection response `id` goes on, from where it was played; nobody tells how any other ended. */
+  /**
+   * On a new connection response `id` goes on, from where it was played; nobody tells how any other ended. One of which
+   * nothing had come is forgotten: if it is still to come it is announced anew.
+   */
   returned(id) {
     this.returning = id;
     for (const reply of [...this.unfinished]) {
-      if (reply.id !== id && reply.done === null) reply.done = { status: "incomplete" };
+      if (reply.id === id || reply.done !== null) continue;
+      if (this.player.receivedOf(reply.id) > 0 || reply.text !== "") {
+        reply.done = { status: "incomplete" };
+      } else {
+        this.conversation.remove(reply.entry);
+        this.replies.delete(reply.id);
+        this.unfinished.delete(reply);
+      }
     }
     this.played();
   }

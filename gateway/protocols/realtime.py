@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 from bus.events import MIC_RATE
 from gateway.limits import Limits
 from gateway.protocols.connection import Connection
-from gateway.protocols.realtime_aside import MakeSession
+from gateway.protocols.realtime_aside import Asides, MakeSession
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_events import event_id, parse
@@ -48,12 +48,14 @@ class RealtimeConnection(Connection):
         self.outlet.configure(config)
         self._config = config
         self._requests: Requests
+        self._asides: Asides
 
     async def run(self, make_session: MakeSession) -> None:
         """Serve the client to its end."""
         rate, taken = self._config.codec("input").rate, self._again.taken
         session = make_session(self.outlet, self._config.profile(), rate, taken=taken)
-        self._requests = Requests(self.session_id, session, self.outlet, self._config, make_session)
+        self._asides = Asides(session, self.outlet, make_session)
+        self._requests = Requests(self.session_id, session, self.outlet, self._config, self._asides)
         self.outlet.emit("session.created", session=self._config.view(self.session_id))
         if self.outlet.drops:
             told: dict[str, Any] = {"resumed": taken is not None, "resume_s": self._again.seconds}
@@ -83,11 +85,14 @@ class RealtimeConnection(Connection):
     def _published(self, position: int) -> None:
         self.outlet.emit("bargein.input.acknowledged", audio_end_ms=_ms(position))
 
+    def begun(self) -> None:
+        self._asides.broken(self._again.asides)
+
     def tell_end(self, code: str, message: str) -> None:
         self.outlet.error(code, message)
 
     async def closing(self) -> None:
-        await self._requests.close()
+        await self._asides.close()
 
     def _measure(self, raw: str | bytes) -> None:
         most = self.limits.message

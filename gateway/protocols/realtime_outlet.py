@@ -263,6 +263,9 @@ class RealtimeOutlet:
         self.add_item(item_of(said, spoken=False))
         if self._extensions:
             self.emit("bargein.input.lost", audio_end_ms=at_ms, lost_ms=lost_ms)
+        else:
+            problem = f"{lost_ms} ms of the caller's audio were lost, before {at_ms} ms: the connection was broken."
+            self.error(AUDIO_LOST, problem)
 
     def refused(self, code: str, message: str, tag: str) -> None:
         request = self.requests.pop(tag, {})

@@ -10,8 +10,7 @@ import json
 from typing import Any
 
 from bus.events import Said
-from bus.history import read
-from gateway.protocols.realtime_aside import Aside, MakeSession
+from gateway.protocols.realtime_aside import Asides
 from gateway.protocols.realtime_config import (
     RealtimeConfig,
     check_modalities,
@@ -32,37 +31,23 @@ SLICE_MS = 200
 MIN_COMMIT_MS = 100
 REPLIES = frozenset(("response.create", "response.cancel", "conversation.item.create", "conversation.item.truncate"))
 """What a transcription session has nothing for."""
-MOST_ASIDES = 4
-"""Out-of-band responses at a time."""
-MOST_CHILDREN = 100_000
-"""Out-of-band responses of one connection: those of the next are named after them."""
 
 
 class Requests:
     """One client's requests to its session."""
 
     def __init__(
-        self, session_id: str, session: Session, outlet: RealtimeOutlet, config: RealtimeConfig, make: MakeSession
+        self, session_id: str, session: Session, outlet: RealtimeOutlet, config: RealtimeConfig, asides: Asides
     ) -> None:
         self._session_id = session_id
         self._session = session
         self._outlet = outlet
         self._config = config
-        self._make = make
+        self._asides = asides
         self._tags = itertools.count(1)
         self._items = itertools.count(1)
-        self._children = itertools.count(1)
-        self._asides: dict[asyncio.Task[None], Aside] = {}
         self._uncommitted = 0
         """Bytes of audio since the last commit."""
-
-    async def close(self) -> None:
-        """End what was begun here."""
-        tasks = list(self._asides)
-        for task, aside in list(self._asides.items()):
-            aside.outlet.closed.set()  # in Python 3.11 a cancel can be lost in a wait_for that has just got its answer
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def handle(self, event: dict[str, Any]) -> None:
         """Do what an event asks for. Raises ProtocolError."""
@@ -187,7 +172,7 @@ class Requests:
             message = f"response.conversation is {str(where)[:40]!r}; expected 'auto' or 'none'"
             raise ProtocolError("invalid_value", message, "response.conversation")
         if where == "none":
-            self._answer_aside(asked, request)
+            self._asides.answer(asked, request)
             return
         tag = f"request {self._session.pen.fence}.{next(self._tags)}"
         self._outlet.requests[tag] = asked
@@ -222,26 +207,10 @@ class Requests:
             item = self._outlet.items.get(str(item.get("id")))
         return said(whole(item, f"input_{number}"), f"response.input[{number}]")
 
-    def _answer_aside(self, asked: dict[str, Any], request: Request) -> None:
-        if len(self._asides) >= MOST_ASIDES:
-            message = f"{MOST_ASIDES} out-of-band responses are in progress; wait until one is finished"
-            raise ProtocolError("rate_limit_exceeded", message, "response.conversation")
-        session = self._session
-        child = f"{self._session_id}.{next(self._children) + (session.pen.fence - 1) * MOST_CHILDREN}"
-        aside = Aside(child, self._outlet, self._make, session.profile)
-
-        async def conversation() -> list[Said]:
-            return await read(session.bus, session.id, await session.stagehand.history.pin())
-
-        task = asyncio.create_task(aside.run(asked, request, conversation), name=child)
-        self._asides[task] = aside
-        task.add_done_callback(lambda done: self._asides.pop(done, None))
-
     def _cancel(self, event: dict[str, Any]) -> None:
         wanted = event.get("response_id")
-        for aside in self._asides.values():
-            if wanted and aside.outlet.turn_of(wanted) and aside.cancel():
-                return
+        if wanted and self._asides.cancel(wanted):
+            return
         turn = self._outlet.turn_of(wanted) if wanted else 0
         if (wanted and not turn) or not self._session.cancel("client_cancelled", turn):
             raise ProtocolError("response_cancel_not_active", "Cancellation failed: no active response found")

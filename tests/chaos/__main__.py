@@ -20,13 +20,19 @@ from pathlib import Path
 
 from benchmarks.figures import machine
 from bus.history import read
-from bus.keys import SESSION_STREAMS, live_key, session_key, work_key
+from bus.keys import SESSION_STREAMS, call_key, live_key, session_key, work_key
 from bus.streams import Bus, connector
 from tests.chaos.caller import Caller, Story
 from tests.chaos.faults import FAULTS, SHORT, Fault
 from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.page import PageCaller
+from tests.chaos.phone import PhoneCaller
+from tests.chaos.stock import StockCaller
 from tests.chaos.verdict import Row, table
 
+CALLERS: dict[str, type[Caller]] = {
+    "client": Caller, "page": PageCaller, "stock": StockCaller, "phone": PhoneCaller,
+}  # fmt: skip
 BEGIN = 4.0
 """Seconds of a round before the first strike: every call is in its first turn or second."""
 BETWEEN = 6.0
@@ -44,14 +50,14 @@ async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int, tr
     """One round."""
     rng = random.Random(f"{fault.name} {seed}")
     waits = schedule(fault, rng)
-    until = asyncio.get_running_loop().time() + sum(waits) + fault.strikes * fault.lasts + AFTER
-    callers = [
-        Caller(fleet.gateways[number % len(fleet.gateways)], words, random.Random(rng.random()), until)
-        for number in range(calls)
-    ]
+    seconds = sum(waits) + fault.strikes * fault.lasts + AFTER
+    kind = CALLERS[fault.caller]
+    callers = [kind(fleet.url, words, random.Random(rng.random()), seconds) for _ in range(min(calls, kind.most))]
     row = Row(fault.name, seed)
 
     async def script() -> None:
+        for caller in callers:
+            await caller.begun.wait()
         for wait in waits:
             await asyncio.sleep(wait)
             await fault.strike(fleet, rng)
@@ -60,13 +66,13 @@ async def play(fleet: Fleet, fault: Fault, seed: int, calls: int, words: int, tr
         await asyncio.sleep(after)
         await caller.run()
 
-    striking = asyncio.create_task(script())
-    await asyncio.gather(*(one(caller, 0.3 * number) for number, caller in enumerate(callers)))
-    await striking
+    await asyncio.gather(script(), *(one(caller, 0.3 * number) for number, caller in enumerate(callers)))
     bus = Bus(connector(fleet.redis_url))
     try:
         for caller in callers:
             story, known = caller.story, len(row.wrong)
+            if story.call and (session := await bus.commands.get(call_key(story.call))):
+                story.session = session.decode()
             row.add(story, await read(bus, story.session) if story.session else [])
             if traces is not None and story.session and len(row.wrong) > known:
                 await trace(bus, story, traces)

@@ -11,14 +11,17 @@ from benchmarks import numbered
 from benchmarks.model_server import reply_to
 from gateway.client import Call, CallError, NoReply
 from gateway.client_audio import RATE
-from gateway.client_ear import Reply
+from gateway.client_ear import Event, Reply
 from gateway.output import LONGEST_REPEAT
 
 WORDS = 4
 """Words of an utterance."""
 PATIENCE = 20.0
 """Seconds that a caller waits for a reply, and for its end."""
-COMMITTED = "conversation.item.input_audio_transcription.completed"
+UNDERSTOOD = "conversation.item.input_audio_transcription.completed"
+AUDIO_LOST = "audio_lost"
+RIGHT = ("completed", "interrupted", "unheard")
+"""How a turn may end: ``unheard`` is one whose words were lost, or cut in two, by a gap that the client was told of."""
 
 
 @dataclass
@@ -49,10 +52,14 @@ class Story:
     """What one caller saw."""
 
     session: str = ""
+    call: str = ""
+    """Twilio's name for it, where it is a phone call."""
     turns: list[Turn] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
-    understood: list[int] = field(default_factory=list)
-    """The words of the caller's own, as they were written down."""
+    understood: list[int] | None = None
+    """The words of the caller's own, as the client was told; None: such a client is not told."""
+    told_lost: list[float] = field(default_factory=list)
+    """Seconds of the caller's audio that the client was told were lost, for each time."""
     stale_samples: int = 0
     events: list[tuple[float, dict[str, object]]] = field(default_factory=list)
     """Everything that was received but audio, with its time (ms)."""
@@ -65,6 +72,18 @@ class Story:
         return not self.ended and bool(self.turns) and self.turns[-1].status == "completed"
 
 
+def understood(events: list[Event]) -> list[int]:
+    """The words of the caller's that a client was told; what it is told once more, by the item's id, counts once."""
+    texts: dict[str, str] = {}
+    for event in events:
+        if event.get("type") == UNDERSTOOD:
+            texts[event["item_id"]] = event["transcript"]
+        elif event.get("type") == "conversation.item.added" and event["item"].get("role") == "user":
+            item = event["item"]
+            texts[item["id"]] = item["content"][0].get("transcript") or texts.get(item["id"], "")
+    return numbered.numbers_in(" ".join(texts.values()))
+
+
 def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[int], list[int]]:
     """(lost, doubled, foreign) words of ``got``."""
     lost = [number for number in expected if number not in got]
@@ -72,36 +91,54 @@ def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[in
     return lost, doubled, [number for number in got if number not in expected]
 
 
+def heard_again(doubled: list[int], returns: int) -> tuple[list[int], list[int]]:
+    """(words that so many returns of the client explain, the others)."""
+    most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
+    return doubled[:most], doubled[most:]
+
+
 class Caller:
     """One call. Every third reply or so is interrupted by what the caller says next."""
 
-    def __init__(self, url: str, words: int, rng: random.Random, until: float) -> None:
-        """``words`` a reply has; ``until``: the loop's time after which nothing more is said."""
+    patience = PATIENCE
+    most = 1000
+    """Such callers at a time."""
+
+    def __init__(self, url: str, words: int, rng: random.Random, seconds: float) -> None:
+        """``words`` a reply has; ``seconds``: for how long something is said."""
         self.story = Story()
-        self._url = f"{url}&extensions=bargein"
+        self.url = url
+        self.begun = asyncio.Event()
+        """Set once the call is there, or cannot be made."""
         self._words = words
         self._rng = rng
-        self._until = until
+        self._seconds = seconds
         self._clock = asyncio.get_running_loop().time
+        self._until = 0.0
         self._taken = 0
         """Replies that were waited for to their end."""
+
+    def dial(self) -> Call:
+        """The call, not yet made."""
+        return Call(f"{self.url}&extensions=bargein")
 
     async def run(self) -> Story:
         """Make the call to its end."""
         story = self.story
         try:
-            async with Call(self._url) as call:
-                story.session = call.session_id
+            async with self.dial() as call:
+                story.session, self._until = call.session_id, self._clock() + self._seconds
+                self.begun.set()
                 try:
                     await self._talk(call)
                 finally:
                     story.stale_samples = call.stale_samples
                     story.events = [(at, event) for at, event in call.events if "audio.delta" not in str(event["type"])]
-                    for _, event in call.events:
-                        if event.get("type") == COMMITTED:
-                            story.understood += numbered.numbers_in(event["transcript"])
+                    story.understood = understood([event for _, event in call.events])
         except CallError as error:
             story.ended = str(error)
+        finally:
+            self.begun.set()
         return story
 
     async def _talk(self, call: Call) -> None:
@@ -125,7 +162,7 @@ class Caller:
             while self._taken < open_before:  # one that was interrupted, or came after it was given up
                 await self._reply(call)
             if interrupted:
-                reply = await call.reply_started(PATIENCE)
+                reply = await call.reply_started(self.patience)
                 await call.clock.sleep_until(call.clock.now() + 600 + 900 * self._rng.random())
                 turn.status = "interrupted"
             else:
@@ -133,13 +170,15 @@ class Caller:
                 turn.status, turn.error = reply.status, reply.reason
         except NoReply as error:
             turn.status, turn.error = "missing", str(error)
-            turn.waited = PATIENCE
+            turn.waited = self.patience
+            self._excuse(call, turn)
             return False
         self._judge(call, turn, reply, numbers, spoken.last_sound)
+        self._excuse(call, turn)
         return interrupted
 
     async def _reply(self, call: Call) -> Reply:
-        reply = await call.reply(PATIENCE)
+        reply = await call.reply(self.patience)
         self._taken += 1
         return reply
 
@@ -148,10 +187,17 @@ class Caller:
             turn.waited = (reply.started - last_sound) / 1000
         expected, heard = reply_to(said, self._words), numbered.heard(reply.pcm, RATE)
         turn.lost, turn.doubled, turn.stale = differences(expected, heard)
-        returns = sum(bool(event.get("resumed")) for _, event in call.events[turn.seen :])
-        most = returns * math.ceil(LONGEST_REPEAT / numbered.SLOT_MS)
-        turn.again, turn.doubled = turn.doubled[:most], turn.doubled[most:]
+        returns = sum(event["type"] == "session.created" for _, event in call.events[turn.seen :])
+        turn.again, turn.doubled = heard_again(turn.doubled, returns)
         if turn.status != "completed":
             turn.lost = [] if turn.status == "interrupted" else turn.lost
         elif reply.started is not None and reply.ended is not None:
             turn.waited = max(turn.waited, (reply.ended - reply.started - reply.heard_ms) / 1000)
+
+    def _excuse(self, call: Call, turn: Turn) -> None:
+        """What became of a turn that the caller's own lost words explain, if the client was told of these."""
+        errors = [event["error"] for _, event in call.events[turn.seen :] if event["type"] == "error"]
+        lost = [int(error["message"].split()[0]) / 1000 for error in errors if error["code"] == AUDIO_LOST]
+        self.story.told_lost += lost
+        if lost and turn.status not in RIGHT:
+            turn.status, turn.lost, turn.waited = "unheard", [], 0.0

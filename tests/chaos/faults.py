@@ -13,6 +13,8 @@ from tests.chaos.fleet import STAGES, Fleet, Process
 STOPPED = 3.0
 """Seconds that a process is stopped, or cut off."""
 FROZEN = 10.0
+STARTS = 3.0
+"""Seconds that a gateway takes to be there."""
 DELAY = 0.05
 """Seconds in each direction."""
 
@@ -27,6 +29,8 @@ class Fault:
     strike: Strike
     strikes: int = 2
     lasts: float = 0.0
+    caller: str = "client"
+    """Who calls, one of ``tests.chaos.__main__``'s CALLERS."""
 
 
 def _pick(fleet: Fleet, kind: str, rng: random.Random) -> Process:
@@ -39,6 +43,20 @@ def _kill(kind: str) -> Strike:
         await fleet.replaced(victim, victim.signal(signal.SIGKILL))
 
     return strike
+
+
+async def _kill_gateway(fleet: Fleet, rng: random.Random) -> None:
+    """The one that was there longest, since most calls are there: of two strikes each call is hit by one at least."""
+    victim = min(fleet.processes["gateway"], key=lambda each: (each.replaced, rng.random()))
+    await fleet.replaced(victim, victim.signal(signal.SIGKILL))
+    await fleet.staffed(len(fleet.processes["stt"]))
+
+
+async def _kill_gateways(fleet: Fleet, rng: random.Random) -> None:
+    """All of them at once: clients wait for one to be started again."""
+    victims = fleet.processes["gateway"]
+    dead = [victim.signal(signal.SIGKILL) for victim in victims]
+    await asyncio.gather(*(fleet.replaced(*pair) for pair in zip(victims, dead, strict=True)))
 
 
 def _stop(kind: str, seconds: float = STOPPED) -> Strike:
@@ -106,12 +124,19 @@ FAULTS = {
         Fault("delay", _slow, lasts=STOPPED),
         Fault("rolling", _rolling, strikes=1, lasts=20.0),
         Fault("rolling-gateway", _rolling_gateways, strikes=1, lasts=5.0),
-        Fault("kill-gateway", _kill("gateway")),
+        Fault("kill-gateway", _kill_gateway, lasts=STARTS),
+        Fault("kill-gateways", _kill_gateways, strikes=1),
+        *(
+            Fault(f"kill-gateway/{caller}", _kill_gateway, lasts=STARTS, caller=caller)
+            for caller in ("page", "stock", "phone")
+        ),
+        *(Fault(f"kill-{kind}/phone", _kill(kind), caller="phone") for kind in ("stt", "llm", "tts")),
         Fault("cut-gateway", _cut("gateway", "cut"), lasts=STOPPED),
         Fault("freeze-gateway", _cut("gateway", "freeze"), lasts=STOPPED),
         Fault("kill-redis", _kill("redis"), strikes=1, lasts=5.0),
+        Fault("kill-redis/phone", _kill("redis"), strikes=1, lasts=5.0, caller="phone"),
         Fault("stop-redis", _stop("redis", FROZEN), strikes=1, lasts=FROZEN),
     )
 }
-SHORT = ("none", "kill-stt", "kill-llm", "kill-tts", "stop-tts", "rolling")
+SHORT = ("none", "kill-stt", "kill-llm", "kill-tts", "stop-tts", "kill-gateway/stock", "rolling")
 """The rows of a short run."""

@@ -30,7 +30,8 @@ class Process:
         self.kind = kind
         self.name = f"{kind}.{number}"
         self.proxy: Proxy | None = None
-        self.port = int(environment.get("GATEWAY_PORT", 0))
+        self.replaced = 0
+        """How often it was killed or asked to end, and started again."""
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -72,44 +73,51 @@ class Process:
 
 
 class Fleet:
-    """The product's processes. ``processes`` has them by kind."""
+    """The product's processes. ``processes`` has them by kind; the gateways share one port."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
         self.redis_url = ""
+        self.port = free_port()
+        """Of all gateways."""
         self.processes: dict[str, list[Process]] = {}
 
     @property
-    def gateways(self) -> list[str]:
-        """Where a call can be made: one URL for each gateway."""
-        return [f"ws://127.0.0.1:{each.port}/v1/realtime?model=bargein" for each in self.processes["gateway"]]
+    def http(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.port}"
 
-    async def ready(self, port: int = 0) -> dict[str, object]:
-        """What /ready says at one gateway, the first by default; {} while nobody answers."""
-        url = f"http://127.0.0.1:{port or self.processes['gateway'][0].port}/ready"
+    @property
+    def url(self) -> str:
+        """Where a call can be made; which gateway has it is the kernel's choice."""
+        return f"ws://127.0.0.1:{self.port}/v1/realtime?model=bargein"
+
+    async def ready(self) -> dict[str, object]:
+        """What /ready says at one gateway or another; {} while nobody answers."""
         with contextlib.suppress(httpx2.HTTPError, ValueError):
             async with httpx2.AsyncClient(timeout=2) as http:
-                answer: dict[str, object] = (await http.get(url)).json()
+                answer: dict[str, object] = (await http.get(f"{self.http}/ready")).json()
                 return answer
         return {}
 
     async def staffed(self, workers: int) -> None:
         """Return when every gateway is ready and each stage has ``workers`` live workers. Raises TimeoutError."""
+        gateways: set[object] = set()
         async with asyncio.timeout(READY_LIMIT):
-            for gateway in self.processes["gateway"]:
-                while True:
-                    seen = await self.ready(gateway.port)
-                    stages = seen.get("stages")
-                    known = isinstance(stages, dict) and seen.get("ready")
-                    if known and all(len(stages[stage]) >= workers for stage in ("stt", "llm", "tts")):
-                        break
-                    await asyncio.sleep(0.1)
+            while len(gateways) < len(self.processes["gateway"]):
+                seen = await self.ready()
+                stages = seen.get("stages")
+                known = isinstance(stages, dict) and seen.get("ready")
+                if known and all(len(stages[stage]) >= workers for stage in ("stt", "llm", "tts")):
+                    gateways.add(seen["gateway"])
+                await asyncio.sleep(0.05)
 
     async def replaced(self, process: Process, dead: int) -> None:
         """Return when the supervisor has started another than ``dead``, and the product is whole again."""
         async with asyncio.timeout(READY_LIMIT):
             while process.pid() in (0, dead):
                 await asyncio.sleep(0.05)
+        process.replaced += 1
 
 
 @asynccontextmanager
@@ -157,7 +165,8 @@ async def running_fleet(folder: Path, log: Path, workers: int, words: int, **set
                     "gateway",
                     number,
                     [*supervisor, "gateway"],
-                    GATEWAY_PORT=str(free_port()),
+                    GATEWAY_PORT=str(fleet.port),
+                    GATEWAY_SHARES_PORT="true",
                     DRAIN_S="3",
                     SHUTDOWN_S="7",
                 )

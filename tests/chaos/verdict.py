@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass, field
 
 from benchmarks.figures import percentile
-from benchmarks.numbered import numbers_in
+from benchmarks.numbered import SLOT_MS, numbers_in
 from bus.events import Said
-from tests.chaos.caller import Story, differences
+from tests.chaos.caller import RIGHT, Story, differences
 
 HEADERS = ("fault", "calls alive", "turns", "lost", "doubled", "again", "stale", "failed", "went on p50", "max")
+GAP = re.compile(r"broken for ([\d.]+) s")
+"""How long it was, in the message that tells a conversation of a gap in the caller's audio."""
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Row:
     alive: int = 0
     turns: int = 0
     lost: int = 0
+    told: int = 0
+    """Words of the caller's that were lost with its client's knowledge: it cannot send again, and was told of a gap."""
     doubled: int = 0
     again: int = 0
     """Words that began the rest of a reply after a gateway's end, though they had been heard: no fault."""
@@ -41,7 +47,8 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """For the table."""
         waits = [f"{percentile(self.went_on, share):.2f} s" for share in (0.5, 1.0)] if self.went_on else ["-", "-"]
-        counts = (self.turns, self.lost, self.doubled, self.again, self.stale, self.failed)
+        lost = f"{self.lost} + {self.told} told" if self.told else self.lost
+        counts = (self.turns, lost, self.doubled, self.again, self.stale, self.failed)
         return (self.fault, f"{self.alive}/{self.calls}", *(str(count) for count in counts), *waits)
 
     def add(self, story: Story, history: list[Said]) -> None:
@@ -51,11 +58,18 @@ class Row:
         self.alive += story.alive
         if story.ended:
             self.wrong.append(f"{name}: {story.ended}")
-        self._words(name, "understood", differences(story.said, story.understood))
-        if story.session:
-            known = [number for said in history if said.role == "user" for number in numbers_in(said.text)]
-            if known != story.understood:
-                self.wrong.append(f"{name}: the history has other words of the caller's than were told")
+        known = [number for said in history if said.role == "user" for number in numbers_in(said.text)]
+        if story.understood not in (None, known):
+            self.wrong.append(f"{name}: the history has other words of the caller's than were told")
+        lost, doubled, foreign = differences(story.said, known if story.understood is None else story.understood)
+        gaps = story.told_lost
+        if story.understood is None:
+            gaps = [float(gap) for said in history if said.role == "system" for gap in GAP.findall(said.text)]
+        # A gap also cuts a word at each of its ends.
+        if len(lost) <= sum(math.ceil(gap * 1000 / SLOT_MS) + 1 for gap in gaps):
+            self.told += len(lost)
+            lost = []
+        self._words(name, "understood", (lost, doubled, foreign))
         self.stale += (story.stale_samples + 479) // 480
         for turn in story.turns:
             self.turns += 1
@@ -63,7 +77,7 @@ class Row:
             self._words(
                 f"{name} turn {turn.utterance + 1} ({turn.status})", "heard", (turn.lost, turn.doubled, turn.stale)
             )
-            if turn.status not in ("completed", "interrupted"):
+            if turn.status not in RIGHT:
                 self.failed += 1
                 self.wrong.append(f"{name} turn {turn.utterance + 1}: {turn.status}: {turn.error}")
         if story.turns:

@@ -57,10 +57,10 @@ class StandInCall:
         """One server event with an ``event_id``."""
         await self.socket.send_json({"type": kind, "event_id": f"event_{next(self._ids)}", **fields})
 
-    async def greet(self, session: str = "s0-0123456789ab") -> None:
-        """What every connection begins with."""
+    async def greet(self, session: str = "s0-0123456789ab", **more: Any) -> None:
+        """What every connection begins with; ``more``: further fields of bargein.session."""
         await self.send("session.created", session={"type": "realtime", "id": "sess_1"})
-        await self.send("bargein.session", session_id=session)
+        await self.send("bargein.session", session_id=session, **more)
 
     async def read(self) -> None:
         """Take what the page sends until it goes away."""
@@ -234,6 +234,8 @@ class StandIn:
         self.refuse = False
         self.refusals: asyncio.Queue[int] = asyncio.Queue()
         self.complaint: str | None = None
+        self.resume_s = 0.0
+        """Seconds for which sessions are kept; one that is come back to has no response that goes on."""
         self.calls: asyncio.Queue[StandInCall] = asyncio.Queue()
         self.port = 0
         self.app = Starlette(
@@ -264,7 +266,10 @@ class StandIn:
             await call.hang_up(1013)
             return
         reader = asyncio.create_task(call.read())
-        await call.greet()
+        resumed = (
+            {"resumed": True, "audio_end_ms": 0, "response_id": None} if "session_id" in socket.query_params else {}
+        )
+        await call.greet(resume_s=self.resume_s, **resumed)
         self.calls.put_nowait(call)
         if self.script is not None:
             script = asyncio.create_task(self.script(call))

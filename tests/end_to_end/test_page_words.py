@@ -128,6 +128,26 @@ async def test_a_lost_connection_is_said_and_comes_back(browser: Any, gateway: S
         await page.wait_for_function("bargein.phase === 'idle'")
 
 
+async def test_a_response_that_is_announced_once_more_is_heard(browser: Any, gateway: StandIn) -> None:
+    """A gateway that dies may have announced what the next one announces again, under the same name."""
+    async with opened(browser, at(gateway), quiet=False) as page:
+        gateway.resume_s = 10.0
+        call = await talking(page, gateway)
+        await call.started("r1")
+        await page.wait_for_function("bargein.conversation.length === 1")
+        await call.hang_up(1011, "broken")
+        again = await gateway.call()
+        await page.wait_for_function("bargein.phase === 'live'")
+        await again.started("r1")
+        await again.delta("r1", sweep(0.2, 200, 300, RATE))
+        await again.words("r1", "here")
+        await again.done("r1")
+        await page.wait_for_function("bargein.playedSamples.r1 === 4800")
+        said = [entry for entry in await state(page, "conversation") if entry["kind"] == "assistant"]
+        assert [entry["text"] for entry in said] == ["here"]
+    gateway.resume_s = 0.0
+
+
 @asynccontextmanager
 async def unready(gateway: StandIn) -> AsyncIterator[None]:
     """While it lasts the gateway has no voice and refuses calls."""

@@ -192,6 +192,16 @@ async def test_nobody_listens():
             pass
 
 
+async def test_the_next_address_has_the_call_when_the_first_does_not_take_it():
+    """One where nobody listens and one that refuses are passed over at once."""
+    async with StandIn(refuse="draining") as busy, StandIn() as server:
+        async with call([nobody(), busy.url, server.url]) as talk:
+            assert talk.url == server.url
+        with pytest.raises(Unreachable, match="503: draining"):
+            async with call([nobody(), busy.url]):
+                pass
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -210,7 +220,7 @@ async def test_a_server_that_does_not_take_the_call(options, said):
                 pass
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/v1", "127.0.0.1:8080", "ws:///v1", ""])
+@pytest.mark.parametrize("url", ["http://127.0.0.1/v1", "127.0.0.1:8080", "ws:///v1", "", [], [nobody(), "there"]])
 def test_another_kind_of_address(url):
     with pytest.raises(ValueError, match="expected ws://"):
         Call(url)

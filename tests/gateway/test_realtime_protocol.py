@@ -2,6 +2,7 @@
 
 import asyncio
 
+import fakeredis
 import pytest
 import pytest_asyncio
 
@@ -209,6 +210,35 @@ async def test_too_many_asides_are_refused_and_leave_with_the_client():
         async with asyncio.timeout(10):
             while len(asyncio.all_tasks()) > before:
                 await asyncio.sleep(0.01)
+
+
+async def test_an_aside_that_redis_does_not_take_has_failed():
+    """Its client is told the end, and does not wait for ever; asked once more it is answered."""
+    server = fakeredis.FakeServer()
+
+    def make(timeout):
+        return fakeredis.FakeAsyncRedis(server=server, protocol=2, socket_timeout=timeout)
+
+    wanted = {"conversation": "none", "output_modalities": ["text"], "metadata": {"topic": "1"}}
+    async with running_stack(make_client=make) as stack, client(stack.ws) as call:
+        await call.send("session.update", session={"instructions": "Be brief."})
+        await call.get("session.updated")  # the session has begun
+        server.connected = False
+        await call.send("response.create", response=wanted)
+        done = (await call.get("response.done", limit=20))["response"]
+        assert (done["status"], done["metadata"]) == ("failed", {"topic": "1"})
+        assert (await call.get("response.created"))["response"]["id"] == done["id"]
+        server.connected = True
+        async with asyncio.timeout(20):
+            while (done := (await asked_again(call, wanted))["status"]) == "failed":
+                pass
+        assert done == "completed"
+
+
+async def asked_again(call, wanted):
+    known = len(call.all("response.done"))
+    await call.send("response.create", response=wanted)
+    return (await call.get("response.done", known + 1, limit=20))["response"]
 
 
 async def until_alone(stack):

@@ -274,10 +274,12 @@ async def test_what_could_not_be_sent_again_is_silence_and_told(pair):
                     await asyncio.sleep(0.01)
         said = await read(second.bus, session)
         assert [(m.role, "2.5 s" in m.text) for m in said] == [("system", True)]
+        assert [event["error"]["code"] for event in again.all("error")] == ["invalid_value"], "told once"
 
 
 async def test_a_stock_client_is_told_what_was_lost(pair):
-    """It sends nothing again: the time without audio is what was lost, and an item of the conversation says so."""
+    """It sends nothing again: the time without audio is what was lost; an error event and an item of the conversation
+    say so."""
     first, second = pair
     async with client(first.ws) as call:
         session = await session_of(call)
@@ -291,7 +293,33 @@ async def test_a_stock_client_is_told_what_was_lost(pair):
             await again.audio(bytes(4800))
             item = (await again.get("conversation.item.added"))["item"]
             assert item["role"] == "system" and "was not heard" in item["content"][0]["text"]
-            assert second.sessions[session].resumption.lost_ms >= 500
+            lost = second.sessions[session].resumption.lost_ms
+            assert lost >= 500
+            error = (await again.get("error"))["error"]
+            assert error["code"] == "audio_lost" and error["message"].startswith(f"{lost} ms of the caller's audio")
+
+
+async def test_an_out_of_band_response_that_broke_off_has_failed(pair):
+    """It does not go on elsewhere: who comes back is told its end, once, with the metadata to know it by."""
+    first, second = pair
+    aside = {"conversation": "none", "output_modalities": ["text"]}
+    async with client(first.ws) as call:
+        session = await session_of(call)
+        await call.send("response.create", response={**aside, "metadata": {"topic": "over"}})
+        await call.get("response.done")
+        first.llm.pace = 1.0
+        await call.send("response.create", response={**aside, "metadata": {"topic": "open"}})
+        broken = (await call.get("response.created", 2))["response"]["id"]
+        async with client(f"{second.ws}&session_id={session}") as again:
+            done = (await again.get("response.done"))["response"]
+            assert (done["id"], done["status"], done["metadata"]) == (broken, "failed", {"topic": "open"})
+            assert done["status_details"]["error"]["code"] == "connection_lost"
+            first.llm.pace = 0.0
+            await again.send("response.create", response={**aside, "metadata": {"topic": "again"}})
+            assert (await again.get("response.done", 2))["response"]["status"] == "completed"
+            async with client(f"{first.ws}&session_id={session}") as third:
+                await third.send("response.create", response=aside)
+                assert (await third.get("response.done"))["response"]["status"] == "completed"
 
 
 async def test_a_session_that_was_gone_on_with_can_be_replayed(pair):
@@ -343,6 +371,49 @@ async def test_the_client_here_comes_back_by_itself():
         assert not told.count("bargein.input.lost") and not told.count("error")
         said = await read(stack.bus, session)
         assert [m.text for m in said if m.role == "user"] == ["one", "two"]
+
+
+async def test_the_client_here_goes_on_at_the_next_address_it_was_given(pair):
+    """Its gateway takes nobody any more when the connection breaks: the other one says the rest."""
+    first, second = pair
+    async with Call([extended(first.ws), extended(second.ws)]) as call:
+        await call.say(np.frombuffer(voice(0.6), "<i2"))
+        reply = await call.reply_started()
+        first.app.state.gateway.draining = True
+        call._socket.transport.abort()
+        assert (await call.reply(60)) is reply and reply.status == "completed"
+        assert reply.transcript == LONG.strip() and call.url == extended(second.ws)
+        assert call.session_id in second.sessions and not first.sessions
+
+
+async def test_a_text_that_is_told_again_by_the_next_gateway_is_told_once(pair):
+    """The first one dies after it has told what was said and before anything of that is written: the next one decides
+    it anew, under the same names, and whoever calls hears of it once."""
+    first, second = pair
+    completed = "conversation.item.input_audio_transcription.completed"
+    told = []
+    async with Call([extended(first.ws), extended(second.ws)], listener=lambda at, event: told.append(event)) as call:
+        (session,) = first.sessions.values()
+        write, dead = session.pen.post, asyncio.Event()
+
+        def until_the_end(key, event):
+            if getattr(event, "name", "") == "SpeechEnded":
+                dead.set()
+            return asyncio.get_running_loop().create_future() if dead.is_set() else write(key, event)
+
+        session.pen.post = until_the_end
+        await call.say(np.frombuffer(voice(0.6), "<i2"))
+        item = (await call.wait_for(completed))["item_id"]
+        freeze(first)
+        first.app.state.gateway.draining = True
+        call._socket.transport.abort()
+        assert (await call.reply(60)).status == "completed"
+        again = [event for event in told if event["type"] == "input_audio_buffer.committed"]
+        assert [event["item_id"] for event in again] == [item, item], "it was decided anew"
+        assert [event["item_id"] for event in told if event["type"] == completed] == [item]
+        assert [event["item_id"] for _, event in call.events if event["type"] == completed] == [item]
+        said = await read(second.bus, call.session_id)
+        assert [message.item for message in said if message.role == "user"] == [item]
 
 
 async def test_the_client_here_says_when_its_session_is_gone():

@@ -26,6 +26,8 @@ class Playout:
     def __init__(self) -> None:
         self.played = bytearray()
         """Mu-law codes heard, without the silences between."""
+        self.pieces: list[tuple[float, bytes]] = []
+        """The same, each piece with when it was heard first."""
         self.buffered = 0
         """Codes waiting."""
         self._queue: deque[bytes | str] = deque()
@@ -66,6 +68,7 @@ class Playout:
             if ready <= 0:
                 break
             self.played += first[:ready]
+            self.pieces.append((self._at, first[:ready]))
             self.buffered -= ready
             self._at += ready / RATE
             if ready < len(first):

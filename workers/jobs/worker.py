@@ -44,8 +44,11 @@ MAINTENANCE_EVERY = 20
 MONITOR_EVERY = 5
 SWEEP_EVERY = 3600
 """Seconds between two looks for recordings that are too old."""
+IDLE_READ = 3
+"""Seconds that an idle worker waits for a job in one read, RQ's own 15: a signal that comes in the moment before the
+read blocks is handled when it returns, which is to be before whoever sent it loses patience (SHUTDOWN_S)."""
 SOCKET_TIMEOUT = WORKER_TTL
-"""Longer than RQ's blocking read (WORKER_TTL - 15 s); redis-py's own 5 s would end the worker when it is idle."""
+"""Longer than the blocking read."""
 
 
 class SweepSettings(RecordingSettings):
@@ -59,6 +62,7 @@ class JobWorker(Worker):
     """An RQ worker that also removes recordings that are too old, at its start and every SWEEP_EVERY seconds."""
 
     swept = 0.0
+    dequeue_timeout = IDLE_READ
     notifier = Notifier({})
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:

@@ -24,6 +24,7 @@ from bus.wire import encode
 from workers.jobs.heard import place
 from workers.jobs.recording import NoAudio, record
 from workers.jobs.worker import QUEUE, make_worker
+from workers.supervisor import SupervisorSettings
 
 SESSION = "s0-4f1c09aa31d2"
 MS = 16
@@ -324,6 +325,11 @@ def is_alive(pid):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_an_idle_worker_notices_a_signal_before_its_supervisor_kills_it(client):
+    """One that came in the moment before the blocking read is handled when the read returns."""
+    assert make_worker(client).dequeue_timeout < SupervisorSettings.model_fields["shutdown_s"].default
 
 
 def test_the_worker_waits_for_its_server(tmp_path):
