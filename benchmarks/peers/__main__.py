@@ -3,11 +3,11 @@
 Each side in turn, at each number of calls, with a fresh server: every caller speaks, hears the reply for a while, and
 interrupts it, again and again. All sides ask the same scripted model servers (100 ms to a text, 150 ms to the first
 token and 40 tokens a second, 80 ms to the first audio, four times as fast as it is heard). Then 200 short calls each,
-five at a time, for the memory that they leave behind, and one call each whose server is killed. What is measured, and
+eight at a time, for the memory that they leave behind, and one call each whose server is killed. What is measured, and
 how to read it: docs/benchmarks.md.
 
-With ``--from FILE`` nothing is measured: the tables of that run are printed, and go into docs/benchmarks.md with
-``--docs``.
+With ``--from FILE`` nothing is measured: the tables of that run are printed. ``--docs`` puts them and the picture into
+docs/benchmarks.md. The whole run takes 20 minutes; the peers are installed first, into build/peers (1 GB).
 """
 
 from __future__ import annotations
@@ -66,19 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--calls", default="1,5,10,25,50", help="at once, comma-separated (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 40, 30, 20, 20, 20)")
+    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 36, 20, 15, 15, 15)")
     parser.add_argument("--short-calls", type=int, default=200, metavar="N", help="0: none (default: %(default)s)")
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="kill no server")
     parser.add_argument("--speech", type=Path, nargs="+", default=SENTENCES, help="sound files: what callers say")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a run's JSON: measure nothing")
-    parser.add_argument("--docs", action="store_true", help="with --from: put its tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="with --from: put its tables and its picture into docs/benchmarks.md"
+    )
     add_options(parser)
     options = parser.parse_args(argv)
     if options.source:
         seen = json.loads(options.source.read_text())
         print(table.markdown(seen))
         if options.docs:
-            table.into(ROOT / "docs" / "benchmarks.md", table.markdown(seen))
+            drawn = ROOT / "docs" / "images" / "peers.svg"
+            drawn.write_text(table.picture(seen).svg())
+            table.into(ROOT / "docs" / "benchmarks.md", f"{table.markdown(seen)}\n\n![{table.ABOUT}](images/peers.svg)")
         save(argparse.Namespace(json=None, picture=options.picture), seen, table.picture(seen))
         return 0
     try:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import uvloop
 
 from benchmarks.model_server import RATE, ModelServer, Pace, serve, whole
 from benchmarks.peers import coded
@@ -86,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.models", description=__doc__.split("\n")[0])
     parser.add_argument("port", type=int)
     options = parser.parse_args()
-    asyncio.run(serve(options.port, SeenModels(Pace(words=WORDS))))
+    uvloop.run(serve(options.port, SeenModels(Pace(words=WORDS))))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,10 +84,12 @@ class Phone:
         """Seconds by which frames left after their time."""
         self.broken = ""
         """Why the call ended before its time."""
+        self.first_reply = asyncio.Event()
+        """Set when a reply began for the first time."""
         self.until = float("inf")
         """When nothing more is said."""
         self._url, self._sentences, self._name, self._rng = url, sentences, name, rng
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.monotonic
         self._sentence = sentences[0]
         self._saying: deque[str] = deque()
         self._news = asyncio.Event()
@@ -143,6 +146,7 @@ class Phone:
     def heard(self, codes: bytes, now: float) -> None:
         """Audio has come."""
         if self.hearing.media(codes, now):
+            self.first_reply.set()
             self._news.set()
 
     async def _start(self, socket: ClientConnection) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import httpx
+import uvloop
 
 from benchmarks.figures import percentile
 from benchmarks.peers.account import Step
@@ -20,14 +21,16 @@ from benchmarks.peers.sides import Running, Side
 from benchmarks.peers.usage import between, usage
 from tests.product import free_port
 
-SECONDS = {1: 40.0, 5: 30.0}
+SECONDS = {1: 36.0, 5: 20.0}
 """How long a step is measured by default; more calls need less."""
-FEWER = 20.0
-STAGGER = 0.1
+FEWER = 15.0
+STAGGER = 0.2
 """Seconds from one call's beginning to the next one's."""
-SETTLE = 4.0
-"""Seconds with all calls there before it is counted."""
-AT_A_TIME = 5
+BEGINS = 15.0
+"""Seconds in which every call may come to its first reply: some servers load models for each."""
+SETTLE = 2.0
+"""Seconds after that before it is counted."""
+AT_A_TIME = 8
 """Short calls."""
 CORES = os.cpu_count() or 1
 
@@ -74,14 +77,17 @@ async def measure(
         for caller in callers:
             tasks.append(asyncio.create_task(caller.run()))
             await asyncio.sleep(STAGGER)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGINS if settle else 0.0):
+                await asyncio.gather(*(caller.first_reply.wait() for caller in callers))
         await asyncio.sleep(settle)
         named = {**running.processes(), pid: "models", os.getpid(): "callers"}
-        before, begin = usage(named), asyncio.get_running_loop().time()
+        before, begin = usage(named), time.monotonic()
         for caller in callers:
             caller.until = begin + seconds
             caller.late.clear()
         await asyncio.sleep(seconds)
-        after, end = usage(named), asyncio.get_running_loop().time()
+        after, end = usage(named), time.monotonic()
         late = [each * 1000 for caller in callers for each in caller.late]
         await asyncio.gather(*tasks)
         seen = (await http.get(f"{url}/seen")).json()
@@ -124,7 +130,7 @@ def steps(
                 step = Step(side.name, calls, min(calls, CORES))
                 with side.running(f"{models[0]}/v1", step.processes) as running:
                     lasts = seconds or SECONDS.get(calls, FEWER)
-                    asyncio.run(measure(step, running, sentences, lasts, models))
+                    uvloop.run(measure(step, running, sentences, lasts, models))
                 yield step
 
 
@@ -135,4 +141,4 @@ def memory(
     with scripted_models() as models:
         for side in sides:
             with side.running(f"{models[0]}/v1", 1) as running:
-                yield side.name, asyncio.run(short_calls(running, sentences, calls))
+                yield side.name, uvloop.run(short_calls(running, sentences, calls))

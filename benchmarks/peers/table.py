@@ -11,6 +11,7 @@ from benchmarks.peers.account import Step
 from benchmarks.picture import Lines, Picture
 
 BEGIN, END = "<!-- peers: written by python -m benchmarks.peers --from FILE --docs -->", "<!-- peers: end -->"
+ABOUT = "The same figures drawn over the number of calls at once"
 HEAD = (
     "| | calls | onset → clear | LLM stopped | TTS stopped | stale frames | response | missing | underruns "
     "| CPU % | machine % | MB |\n|---|" + "---:|" * 11
@@ -66,7 +67,8 @@ def killed_rows(run: Mapping[str, Any]) -> str:
 
 def markdown(run: Mapping[str, Any]) -> str:
     """All tables of a run."""
-    parts = [f"{run['at']}, {run['machine']}."]
+    late = max((step["late"] for step in run["steps"]), default=0.0)
+    parts = [f"{run['at']}, {run['machine']}. The callers' own frames left within {late:.0f} ms of their time (p99)."]
     parts.append("\n".join([HEAD, *(row(step) for step in steps_of(run))]))
     if run.get("short_calls"):
         parts.append(short_rows(run))

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from dataclasses import dataclass, field
 
 import httpx
@@ -33,7 +34,7 @@ class Faults:
 
 @dataclass
 class Seen:
-    """What happened, by the loop's time."""
+    """What happened, in monotonic seconds."""
 
     first_sound: list[float] = field(default_factory=list)
     cleared: list[float] = field(default_factory=list)
@@ -54,7 +55,7 @@ class ScriptedPeer:
             yield self
 
     async def _call(self, socket: ServerConnection) -> None:
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         speaking, silent, reply = False, 0, None
         async for text in socket:
             message = json.loads(text)
