@@ -11,7 +11,7 @@ DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit docs
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load bench-peers leak-check chaos audit docs
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -59,6 +59,9 @@ bench-bargein: $(VENV)/.installed  ## from the caller's onset to silence, in mil
 
 bench-load: $(VENV)/.installed-dev speech  ## how many calls this machine holds, and what a call costs each process
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.load $(ARGS)
+
+bench-peers: $(VENV)/.installed-dev speech  ## the same calls to it, to Pipecat and to LiveKit Agents: docs/benchmarks.md
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.peers $(ARGS)
 
 leak-check: $(VENV)/.installed-dev speech  ## 10 000 short sessions: memory, files, threads and keys that are left
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.leaks $(ARGS)

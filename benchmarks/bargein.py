@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import re
@@ -33,6 +32,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.figures import machine, percentile
+from benchmarks.picture import Panel, Picture, Spreads, add_options, save
 from gateway.client import Call, NoReply
 from tests.product import Product, running_product
 from tests.speech import FOLDER
@@ -161,6 +161,13 @@ def table(calls: int, engines: str, found: Samples) -> str:
     return "\n".join(lines)
 
 
+def panels(calls: int, found: Samples) -> list[Panel]:
+    """The distributions drawn."""
+    stages = {row: found[row] for row in ROWS if row not in ("decided", "response") and row in found}
+    whole = {row: found[row] for row in ("decided", "response") if row in found}
+    return [Spreads(f"{calls} at once: from the onset", stages), Spreads(f"{calls} at once", whole)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.bargein", description=__doc__.split("\n")[0])
     parser.add_argument("--calls", type=int, nargs="+", default=[1], metavar="N", help="calls at once (default 1)")
@@ -168,23 +175,23 @@ def main() -> int:
     parser.add_argument("--engines", choices=("auto", *ENGINES), default="auto")
     parser.add_argument("--question", type=Path, default=FOLDER / "story.wav", help="what the caller says")
     parser.add_argument("--over", type=Path, help="what is said over the replies (default: the question again)")
-    parser.add_argument("--json", action="store_true", help="print every sample as JSON")
+    add_options(parser)
     options = parser.parse_args()
     for file in filter(None, (options.question, options.over)):
         if not file.exists():
             parser.error(f"{file}: no such file; make speech writes the default question")
     print(machine(), flush=True)
-    failed = False
+    failed, runs, drawn = False, [], list[Panel]()
     for calls in options.calls:
         engines = options.engines if options.engines != "auto" else "real" if calls < 4 else "scripted"
         settings = ENGINES[engines]
         with tempfile.TemporaryDirectory() as folder, running_product(Path(folder), **settings) as product:
             found = asyncio.run(measure(product, calls, options.interruptions, options.question, options.over))
-        if options.json:
-            print(json.dumps({"calls": calls, "engines": engines, **found}))
-        else:
-            print("\n" + table(calls, engines, found), flush=True)
+        print("\n" + table(calls, engines, found), flush=True)
+        runs.append({"calls": calls, "engines": engines, **found})
+        drawn += panels(calls, found)
         failed |= bool(sum(found["stale"]) or found.get("lost")) or not found["held"]
+    save(options, {"runs": runs}, Picture("Barge-in, stage by stage", drawn))
     return 1 if failed else 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from redis import Redis
 
 from benchmarks.figures import machine
+from benchmarks.picture import Bars, Picture, add_options, save
 from gateway.client import Call
 from tests.engines import ScriptedLlm, ScriptedStt, ScriptedTts
 from tests.product import Product, running_product
@@ -91,8 +92,8 @@ async def talk(url: str, until: float) -> int:
     return answers
 
 
-async def measure(product: Product, sessions: int, seconds: float) -> None:
-    """Print the table."""
+async def measure(product: Product, sessions: int, seconds: float) -> dict[str, float]:
+    """Print the table, and return what it says of one session."""
     with Redis.from_url(product.redis_url) as redis:
         idle = read(product, redis)
         await asyncio.sleep(min(10.0, seconds))
@@ -131,19 +132,25 @@ async def measure(product: Product, sessions: int, seconds: float) -> None:
     calls_of = {name: ended.by_command[name] - began.by_command.get(name, 0) for name in ended.by_command}
     most = sorted(calls_of.items(), key=lambda item: -item[1])[:12]
     print("most used: " + ", ".join(f"{name} {count / lasted / sessions:.1f}/s" for name, count in most))
+    return {name: value for name, value, _ in rows}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bus_cost", description=__doc__.split("\n\n")[0])
     parser.add_argument("--sessions", type=int, default=10, help=f"calls at a time, up to {MANY} (10)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long is measured (20)")
+    add_options(parser)
     options = parser.parse_args(argv)
     engines = {f"{stage.upper()}_ENGINE": f"benchmarks.bus_cost:{stage.title()}" for stage in ("stt", "llm", "tts")}
     with (
         tempfile.TemporaryDirectory() as folder,
         running_product(Path(folder), **engines, MAX_SESSIONS=str(MANY)) as product,
     ):
-        asyncio.run(measure(product, options.sessions, options.seconds))
+        rows = asyncio.run(measure(product, options.sessions, options.seconds))
+    cpu = {name.partition(":")[0]: value for name, value in rows.items() if name.endswith("core")}
+    rest = {name: value for name, value in rows.items() if not name.endswith("core")}
+    panels = [Bars("CPU of a session (% of one core)", cpu, "%"), Bars("Redis, of a session", rest)]
+    save(options, {"sessions": options.sessions, "per_session": rows}, Picture("What a session costs", panels))
     return 0
 
 

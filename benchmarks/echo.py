@@ -6,12 +6,14 @@ Prints, for each rate in Hz that a client may send, the CPU time and the wall ti
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
 import time
 
 import numpy as np
 
+from benchmarks.picture import Bars, Picture, add_options, save
 from gateway.echo import DELAY, MISSING, EchoCanceller, Played, available
 
 PLAYED = 24_000
@@ -20,6 +22,9 @@ ECHO_S = 0.25
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__.split("\n")[0])
+    add_options(parser)
+    options = parser.parse_args()
     if not available():
         print(MISSING, file=sys.stderr)
         return 1
@@ -28,9 +33,16 @@ def main() -> int:
         f"its echo after {ECHO_S:.2f} s"
     )
     print(f"{'Hz':>6}  {'CPU ms':>7}  {'wall ms':>7}  {'ERLE dB':>7}")
+    seen = {}
     for rate in sorted(DELAY):
-        cpu, wall, erle = measure(rate)
+        cpu, wall, erle = seen[rate] = measure(rate)
         print(f"{rate:>6}  {cpu:>7.3f}  {wall:>7.3f}  {erle:>7.1f}")
+    panels = [
+        Bars("CPU of 10 ms of audio", {f"{rate} Hz": cpu for rate, (cpu, _, _) in seen.items()}, "ms"),
+        Bars("Echo return loss enhancement", {f"{rate} Hz": erle for rate, (_, _, erle) in seen.items()}, "dB"),
+    ]
+    rows = [{"rate": rate, "cpu_ms": cpu, "wall_ms": wall, "erle_db": erle} for rate, (cpu, wall, erle) in seen.items()]
+    save(options, {"rows": rows}, Picture("Echo cancellation", panels))
     return 0
 
 

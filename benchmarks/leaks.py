@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -27,6 +26,7 @@ from websockets.asyncio.client import connect
 
 from benchmarks.figures import machine
 from benchmarks.load import PROCESSES
+from benchmarks.picture import Lines, Picture, add_options, save
 from gateway.upkeep import LATE
 from tests.product import Product, free_port, running_product
 
@@ -67,8 +67,11 @@ async def session(url: str) -> None:
     raise RuntimeError("a call ended before it was answered")
 
 
-async def run(product: Product, options: argparse.Namespace) -> list[str]:
-    """All sessions; what is wrong."""
+Curve = list[tuple[int, dict[str, Size]]]
+
+
+async def run(product: Product, options: argparse.Namespace, curve: Curve) -> list[str]:
+    """All sessions; what is wrong. ``curve`` gets (sessions so far, every process) at each look."""
     redis = Redis.from_url(product.redis_url)
     mark = min(options.after, options.sessions)
     left, done, first, began = iter(range(options.sessions)), 0, {}, time.monotonic()
@@ -84,6 +87,7 @@ async def run(product: Product, options: argparse.Namespace) -> list[str]:
                 first = await asyncio.to_thread(sizes, product)
             if done % options.every == 0:
                 seen = await asyncio.to_thread(sizes, product)
+                curve.append((done, seen))
                 shown = ", ".join(
                     f"{n} {s.memory:.1f} MB {s.files} fd {s.threads} thr" for n, s in sorted(seen.items())
                 )
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--after", type=int, default=1000, help="sessions after which nothing may grow any more")
     parser.add_argument("--at-a-time", type=int, default=10)
     parser.add_argument("--every", type=int, default=500, help="sessions between two looks")
-    parser.add_argument("--json", help="write what is wrong to this file")
+    add_options(parser)
     options = parser.parse_args(argv)
     port = free_port()
     models = f"http://127.0.0.1:{port}/v1"
@@ -131,13 +135,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     server = subprocess.Popen([sys.executable, "-m", "benchmarks.model_server", str(port)])
     try:
         with tempfile.TemporaryDirectory() as folder, running_product(Path(folder), **settings) as product:
-            wrong = asyncio.run(run(product, options))
+            wrong = asyncio.run(run(product, options, curve := Curve()))
     finally:
         server.terminate()
         server.wait()
     print("\n".join(f"WRONG: {each}" for each in wrong) or "nothing is left behind")
-    if options.json:
-        Path(options.json).write_text(json.dumps(wrong))
+    looks = [(done, {name: asdict(size) for name, size in seen.items()}) for done, seen in curve]
+    names = sorted({name for _, seen in curve for name in seen})
+    memory = {name: [(done, seen[name].memory) for done, seen in curve if name in seen] for name in names}
+    panel = Lines("Memory (MB)", memory, "sessions made", even=False)
+    save(options, {"wrong": wrong, "looks": looks}, Picture("What short sessions leave behind", [panel]))
     return 1 if wrong else 0
 
 

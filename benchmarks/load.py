@@ -36,6 +36,7 @@ from websockets.exceptions import WebSocketException
 
 from benchmarks import numbered
 from benchmarks.figures import machine, percentile
+from benchmarks.picture import Lines, Picture, add_options, save
 from gateway.client_audio import FRAME_MS, PER_MS, sounding
 from tests.product import Product, free_port, running_product
 
@@ -45,6 +46,7 @@ PROCESSES = {
     "gateway.app": "gateway", "workers.stt.worker": "stt", "workers.llm.worker": "llm", "workers.tts.worker": "tts",
     "workers.jobs.worker": "jobs", "valkey-server": "redis", "redis-server": "redis",
 }  # fmt: skip
+NAMES = ("gateway", "stt", "llm", "tts", "redis", "models", "callers")
 SILENCE = json.dumps(
     {"type": "input_audio_buffer.append", "audio": base64.b64encode(bytes(FRAME_MS * PER_MS * 2)).decode()}
 )
@@ -76,10 +78,9 @@ class Step:
             return f"{percentile(values, 0.5):.0f}/{percentile(values, 0.95):.0f}" if values else "-"
 
         cells = [str(self.calls), shown(self.held), shown(self.response), str(self.underruns), str(self.missing)]
-        names = ("gateway", "stt", "llm", "tts", "redis", "models", "callers")
-        cells += [f"{self.cpu.get(name, 0):.0f}" for name in names]
-        total = sum(self.cpu.get(name, 0) for name in names[:5])
-        cells += [f"{total / self.calls:.1f}", f"{sum(self.memory.get(name, 0) for name in names[:5]):.0f}"]
+        cells += [f"{self.cpu.get(name, 0):.0f}" for name in NAMES]
+        total = sum(self.cpu.get(name, 0) for name in NAMES[:5])
+        cells += [f"{total / self.calls:.1f}", f"{sum(self.memory.get(name, 0) for name in NAMES[:5]):.0f}"]
         return "| " + " | ".join(cells) + " |"
 
 
@@ -261,6 +262,28 @@ async def run(product: Product, options: argparse.Namespace, others: dict[int, s
     return steps
 
 
+def picture(steps: Sequence[Step]) -> Picture:
+    """The steps drawn over the number of calls."""
+
+    def cut(values: str) -> dict[str, list[tuple[float, float]]]:
+        return {
+            f"p{share * 100:.0f}": [(s.calls, percentile(got, share)) for s in steps if (got := getattr(s, values))]
+            for share in (0.5, 0.95)
+        }
+
+    def each(values: str) -> dict[str, list[tuple[float, float]]]:
+        return {name: [(s.calls, getattr(s, values).get(name, 0)) for s in steps] for name in NAMES}
+
+    x, dashed = "calls at once", frozenset(("p95",))
+    panels = [
+        Lines("Onset → held (ms)", cut("held"), x, dashed=dashed),
+        Lines("Last sound → reply (ms)", cut("response"), x, dashed=dashed),
+        Lines("CPU (% of one core)", each("cpu"), x),
+        Lines("Memory (MB)", each("memory"), x),
+    ]
+    return Picture("How many calls a machine holds", panels)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before that, with all calls there")
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="go on after a step that is not held")
-    parser.add_argument("--json", help="write the steps to this file")
+    add_options(parser)
     options = parser.parse_args(argv)
     Caller.prepare()
     port = free_port()
@@ -303,8 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.wait()
     held = max((step.calls for step in steps if step.holds), default=0)
     print(f"held: {held} calls with p95 of held within {LIMIT_MS:g} ms, no underrun and no missing reply")
-    if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine(), "steps": [asdict(s) for s in steps]}, indent=1))
+    save(options, {"gateways": options.gateways, "steps": [asdict(step) for step in steps]}, picture(steps))
     return 0
 
 

@@ -17,6 +17,7 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class ModelServer:
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self._routes: dict[str, Route] = {
+        self.routes: dict[str, Route] = {
             "/v1/audio/transcriptions": self._hear,
             "/v1/chat/completions": self._answer,
             "/v1/audio/speech": self._speak,
@@ -75,35 +76,64 @@ class ModelServer:
         return await asyncio.start_server(self._connect, "127.0.0.1", port, limit=1 << 20)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ahead = asyncio.ensure_future(reader.read(1))
         try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            while first := await ahead:
+                head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1]) if length else 0)
-                route = self._routes.get(head.split(" ", 2)[1])
-                if route is None:
-                    _whole(writer, 404, {"error": {"message": "not found"}})
-                else:
-                    await route(body, writer)
+                ahead = asyncio.ensure_future(reader.read(1))
+                await self.serve(head.split(" ", 2)[1], body, writer, ahead)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            ahead.cancel()
             writer.close()
+
+    async def serve(self, path: str, body: bytes, writer: asyncio.StreamWriter, ahead: asyncio.Future[bytes]) -> None:
+        """Answer one request. Raises ConnectionError as soon as its client has gone, which ``ahead`` says."""
+        route = self.routes.get(path)
+        if route is None:
+            whole(writer, 404, {"error": {"message": "not found"}})
+            return
+        answering = asyncio.ensure_future(route(body, writer))
+        try:
+            await asyncio.wait((answering, ahead), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done() and (ahead.exception() or not ahead.result()):
+                raise ConnectionResetError("the client has gone")
+            await answering
+        finally:
+            answering.cancel()
+
+    # -- what is heard, answered and spoken
+
+    def text(self, pcm: np.ndarray) -> str:
+        """What is understood of 16-bit samples."""
+        return numbered.text(numbered.heard(pcm, 16_000))
+
+    def reply(self, messages: list[dict[str, Any]]) -> str:
+        """What is answered to a conversation whose last message is the user's."""
+        said = next((found for m in reversed(messages) if m["role"] == "user" and (found := _numbers(m))), [])
+        return sentences(reply_to(said, self.pace.words))
+
+    def sound(self, text: str) -> bytes:
+        """How a text sounds: 16-bit samples at RATE."""
+        return numbered.tones(numbered.numbers_in(text), RATE).tobytes() or bytes(RATE // 5)
+
+    # -- the endpoints
 
     async def _hear(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(self.pace.hear)
-        # The engine's WAV: a header of 44 bytes, then 16 kHz mono; the form's end follows it.
+        # A WAV with a header of 44 bytes; the form's end follows it.
         at = body.index(b"RIFF")
         size = int.from_bytes(body[at + 40 : at + 44], "little")
-        pcm = np.frombuffer(body[at + 44 : at + 44 + size], "<i2")
-        _whole(writer, 200, {"text": numbered.text(numbered.heard(pcm, 16_000))})
+        whole(writer, 200, {"text": self.text(np.frombuffer(body[at + 44 : at + 44 + size // 2 * 2], "<i2"))})
 
     async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         messages = json.loads(body)["messages"]
         begun = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-        said = next((found for m in reversed(messages) if m["role"] == "user" and (found := _numbers(m))), [])
-        text = sentences(reply_to(said, self.pace.words))
+        text = self.reply(messages)
         text = text[len(begun) :] if text.startswith(begun) else text
         _begin(writer, "text/event-stream")
         await asyncio.sleep(self.pace.token)
@@ -116,7 +146,7 @@ class ModelServer:
         writer.write(b"0\r\n\r\n")
 
     async def _speak(self, body: bytes, writer: asyncio.StreamWriter) -> None:
-        pcm = numbered.tones(numbered.numbers_in(json.loads(body)["input"]), RATE).tobytes() or bytes(RATE // 5)
+        pcm = self.sound(json.loads(body)["input"])
         _begin(writer, "audio/pcm")
         await asyncio.sleep(self.pace.sound)
         size = RATE * PIECE_MS // 1000 * 2
@@ -131,7 +161,8 @@ def _numbers(message: dict[str, object]) -> list[int]:
     return numbered.numbers_in(str(message.get("content", "")))
 
 
-def _whole(writer: asyncio.StreamWriter, status: int, value: object) -> None:
+def whole(writer: asyncio.StreamWriter, status: int, value: object) -> None:
+    """Answer with JSON."""
     body = json.dumps(value).encode()
     head = f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -151,15 +182,15 @@ def _event(writer: asyncio.StreamWriter, delta: dict[str, str], finish: str | No
     _chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
 
 
-async def serve(port: int, pace: Pace) -> None:
+async def serve(port: int, server: ModelServer) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with await ModelServer(pace).start(port) as server:
-        server.is_serving()
+    async with await server.start(port) as listening:
+        listening.is_serving()
         await stop.wait()
-        server.close()
+        listening.close()
 
 
 def main() -> None:
@@ -171,7 +202,8 @@ def main() -> None:
         "--realtime", type=float, default=Pace.realtime, help="how much faster than real time it speaks"
     )
     options = parser.parse_args()
-    asyncio.run(serve(options.port, Pace(tokens_per_s=options.tokens, words=options.words, realtime=options.realtime)))
+    pace = Pace(tokens_per_s=options.tokens, words=options.words, realtime=options.realtime)
+    asyncio.run(serve(options.port, ModelServer(pace)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from benchmarks.figures import machine, percentile
+from benchmarks.picture import Picture, Spreads, add_options, save
 from bus import tracing
 from gateway.client import Call
 from gateway.conductor import policy
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--calls", type=int, default=12, help="calls of each kind")
     parser.add_argument("--interruptions", type=int, default=4, help="in each call")
+    add_options(parser)
     options = parser.parse_args(argv)
     print(f"machine: {machine()}")
     seen_on, seen_off = asyncio.run(measure(options.calls, options.interruptions))
@@ -97,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"CPU of a call {name} records, journal, metrics and traces: {shown} ({len(spent)} calls)")
     middle = percentile(seen_on, 0.5) / percentile(seen_off, 0.5) - 1
     print(f"difference of the medians: {middle * 100:+.1f} %")
+    spent = {name: [each * 1000 for each in calls] for name, calls in (("with", seen_on), ("without", seen_off))}
+    panel = Spreads("CPU of a call with and without them", spent)
+    save(options, {"cpu_ms": spent}, Picture("What records, metrics and traces cost", [panel]))
     return 0
 
 

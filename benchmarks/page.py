@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from benchmarks.picture import Picture, Spreads, add_options, save
 from gateway.protocols.connection import Connection
 from gateway.protocols.realtime import RealtimeConnection
 from tests.end_to_end.page_browser import FLAGS
@@ -60,6 +61,7 @@ WATCH = """
 async def main(folder: str) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="The page's audio on its way.")
     parser.add_argument("--seconds", type=float, default=30, help="how long the call is watched; default: %(default)s")
+    add_options(parser)
     options = parser.parse_args()
     if not await asyncio.to_thread(Path(CHROMIUM).exists):
         print(f"{CHROMIUM} is missing (Debian: apt-get install chromium)", file=sys.stderr)
@@ -107,8 +109,10 @@ async def main(folder: str) -> int:
         f"Chromium {version}, Python {platform.python_version()}, {platform.machine()}; clocks within {uncertain:.1f}"
     )
     print(f"{'ms':<16}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}{'n':>7}")
-    for name, values in (("page to gateway", up), ("gateway to page", down), ("chunk spacing", spacing)):
+    ways = {"page to gateway": up, "gateway to page": down, "chunk spacing": spacing}
+    for name, values in ways.items():
         print(row(name, values))
+    save(options, {"chromium": version, "ms": ways}, Picture("The page's audio", [Spreads("On its way", ways)]))
     return 0 if up and down else 1
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import platform
 import sys
@@ -41,6 +40,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
+from benchmarks.picture import Bars, Picture, add_options, save
 from benchmarks.stt_contenders import Apart, Contender, Ours, Piece, Pipeline, wait_for_gpu
 from benchmarks.stt_weights import RATE, make, noise
 
@@ -235,6 +235,15 @@ HEAD = (
 )
 
 
+def picture(rows: list[dict[str, Any]]) -> Picture:
+    """How many streams each holds, and its calm times."""
+    names = [f"{row['context']} {row['contender']}" for row in rows]
+    streams = {name: float(row["streams"]) for name, row in zip(names, rows, strict=True)}
+    finals = {name: row["calm"]["finals"][0] or 0.0 for name, row in zip(names, rows, strict=True)}
+    panels = [Bars("Streams held", streams), Bars("Utterance's end → its text, few streams, p50", finals, "ms")]
+    return Picture("Recognition", panels)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stt_capacity", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -248,7 +257,7 @@ def main() -> int:
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="keep the model there, for other runs as well")
     parser.add_argument("--make", action="store_true", help="make the model and no more")
-    parser.add_argument("--json", type=Path, help="a file for all figures")
+    add_options(parser)
     parser.add_argument("--contexts", nargs="+", default=["70,13", "70,6", "70,1", "70,0"], metavar="LEFT,AHEAD")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on a CPU; 0: as torch thinks best")
     given = parser.parse_args()
@@ -282,8 +291,7 @@ def main() -> int:
             for contender in contenders:
                 rows.append(measured(context, contender, given))
                 print(row(rows[-1]), flush=True)
-                if given.json:
-                    given.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+                save(given, {"rows": rows, "machine": machine}, picture(rows))
     return 0
 
 

@@ -8,6 +8,7 @@ them lost it. Needs ``make install-nemo`` and espeak-ng; run it with that Python
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import random
@@ -17,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from benchmarks.picture import Bars, Picture, add_options, save
 from tests.words20 import HELD_OUT, MODEL
 from tests.words20.speech import sequence
 from tests.workers.stt.nemo_world import CONTEXTS, spoken, word_errors
@@ -57,6 +59,9 @@ def heard(model: Model, said: list[list[tuple[list[str], bytes]]]) -> list[tuple
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stt_words", description=__doc__.split("\n")[0])
+    add_options(parser)
+    options, rows = parser.parse_args(), []
     torch.set_num_threads(1)
     print("context  STT_CONTEXT  silence ms  words right %  first wrong  last wrong  repeated, lost")
     said = utterances()
@@ -76,6 +81,10 @@ def main() -> int:
                 f" {first:>8}/{len(pairs)} {last:>7}/{len(pairs)} {len(again):>10}, {again.count(False)}",
                 flush=True,
             )
+            rows.append({"context": context, "kept": kept, "silence_ms": silence, "right": right, "first": first})
+            rows[-1] |= {"last": last, "utterances": len(pairs), "repeated": len(again), "lost": again.count(False)}
+    shares = {f"{row['context'][1]} {row['kept']} {row['silence_ms']} ms": row["right"] for row in rows}
+    save(options, {"rows": rows}, Picture("What the tests' recogniser understands", [Bars("Words right", shares, "%")]))
     return 0
 
 

@@ -23,6 +23,7 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.figures import machine, percentile
+from benchmarks.picture import Panel, Picture, Spreads, add_options, save
 from bus.cancel import Cancelled, CancelToken
 from workers.engines import EngineError, find
 
@@ -73,8 +74,8 @@ async def cut(engine: Any, text: str, after: float, found: dict[str, list[float]
         found["tokens"].append(waste.tokens)
 
 
-async def measure(name: str, rounds: int) -> None:
-    """Load an engine and print its figures. Raises EngineError."""
+async def measure(name: str, rounds: int) -> dict[str, list[float]]:
+    """Load an engine, print its figures, and return all of them. Raises EngineError."""
     engine = find("tts", name)
     began = time.perf_counter()
     await engine.load()
@@ -89,6 +90,13 @@ async def measure(name: str, rounds: int) -> None:
         cells = [percentile(values, share) for share in (0.5, 0.95, 0.99)] + [max(values)]
         digits = 3 if row == "rtf" else 1
         print(f"{row:12}" + "".join(f"{cell:9.{digits}f}" for cell in cells) + f"{len(values):6}", flush=True)
+    return found
+
+
+def panels(name: str, found: dict[str, list[float]]) -> list[Panel]:
+    """The distributions drawn."""
+    times = {row: found[row] for row in ("first chunk", "cancel") if row in found}
+    return [Spreads(name, times), Spreads(name, {"rtf": found["rtf"]}, "")]
 
 
 def main() -> int:
@@ -96,16 +104,20 @@ def main() -> int:
     parser.add_argument("engines", nargs="*", default=["espeak"], metavar="ENGINE")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="over all sentences (default 10)")
     parser.add_argument("--full", action="store_true", help="random-chatterbox: the full-size architecture")
+    add_options(parser)
     options = parser.parse_args()
     if options.full:
         os.environ["RANDOM_CHATTERBOX"] = "full"
     print(machine())
+    seen, drawn = {}, list[Panel]()
     for name in options.engines:
         try:
-            asyncio.run(measure(RANDOM if name == "random-chatterbox" else name, options.rounds))
+            seen[name] = asyncio.run(measure(RANDOM if name == "random-chatterbox" else name, options.rounds))
+            drawn += panels(name, seen[name])
         except EngineError as error:
             print(error, file=sys.stderr)
             return 2
+    save(options, {"engines": seen, "full": options.full}, Picture("A voice on its own", drawn))
     return 0
 
 

@@ -75,6 +75,11 @@ class Product:
                 raise RuntimeError(f"not ready: {self.ready()}\n{self.log[-4000:]}")
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        """honcho's: every other process descends from it."""
+        return self._process.pid
+
     def processes(self) -> dict[int, list[str]]:
         """Every process of the product that lives: pid -> command line."""
         found = {}

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.figures import machine
+from benchmarks.picture import Panel, Picture, Spreads, add_options, save
 from bus.history import read
 from bus.keys import SESSION_STREAMS, call_key, live_key, session_key, work_key
 from bus.streams import Bus, connector
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=6, help="at a time")
     parser.add_argument("--workers", type=int, default=2, help="of each stage, and gateways")
     parser.add_argument("--words", type=int, default=16, help="of a reply")
-    parser.add_argument("--json", help="write the rows to this file")
+    add_options(parser)
     parser.add_argument("--log", help="write what the processes print to this file")
     parser.add_argument("--traces", help="write each call in which something went wrong to a file in this folder")
     options = parser.parse_args(argv)
@@ -164,10 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{row.fault}, seed {row.seed}: strikes after {waits}; again: ", end="")
         print(f"make chaos ARGS='--seed {row.seed} --calls {options.calls} --faults {row.fault}'")
         print("\n".join(f"  {line}" for line in row.wrong))
-    if options.json:
-        Path(options.json).write_text(
-            json.dumps({"machine": machine(), "rows": [row.as_json() for row in rows]}, indent=1)
-        )
+    waits: dict[str, list[float]] = {}
+    for row in rows:
+        waits.setdefault(row.fault, []).extend(row.went_on)
+    drawn: list[Panel] = [Spreads("Longest wait for speech in a call", waits, "s")]
+    save(options, {"rows": [row.as_json() for row in rows]}, Picture("What a call survives", drawn))
     return 0 if all(row.zero for row in rows) else 1
 
 
