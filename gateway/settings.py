@@ -87,6 +87,8 @@ class GatewaySettings(BusSettings):
     """True: the reply is begun at a short pause and kept back until the caller's turn is known to be over."""
     end_of_turn_ms: int = Field(default=500, ge=100, le=10_000)
     """Silence that ends the caller's turn."""
+    pause_ms: int = Field(default=200, ge=60, le=1000)
+    """Silence at which the recogniser is asked for its text, and with EAGER_REPLY the model for its reply."""
     smart_turn_model: Path | None = None
     """The model for END_OF_TURN=smart-turn; absent: the one in an installed pipecat-ai."""
     end_of_turn: EndOfTurnKind = "vad"
@@ -216,7 +218,7 @@ class GatewaySettings(BusSettings):
             ),
             endpointing=Endpointing(
                 silence_ms=self.end_of_turn_ms,
-                pause_ms=min(200, self.end_of_turn_ms),
+                pause_ms=min(self.pause_ms, self.end_of_turn_ms),
                 complete_ms=self.smart_turn_min_ms,
                 incomplete_ms=self.smart_turn_max_ms,
             ),

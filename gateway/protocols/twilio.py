@@ -63,7 +63,7 @@ class TwilioConnection(Connection):
         self._dialect = dialect
         self._codec: Codec = PCMU
         """How the caller's audio is written."""
-        self._profile = profile
+        self._profile = replace(profile, duplex=replace(profile.duplex, settle=0.0))  # the network cancels echo
         self._outlet: TwilioOutlet
         self._session: Session
         self.returns = True
