@@ -1,80 +1,24 @@
 """Clients that come back to their session, at the same gateway and at another: what they find, and what they cannot."""
 
 import asyncio
-import base64
-import contextlib
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from bus.events import Final, Input, MicAudio, TurnRecord
+from bus.events import Input, TurnRecord
 from bus.history import read
 from bus.keys import live_key, session_key
 from gateway.client import Call, HungUp
 from gateway.protocols.connection import TAKEN_OVER
 from gateway.reconnect import NOT_FOUND
 from gateway.rerun import rerun
-from tests.bus.fake_server import fake_connector
 from tests.engines import CallingLlm, ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import RATE, Client, client, voice
+from tests.gateway.two_gateways import LONG, extended, freeze, samples, session_of, spoken, text, two_gateways
 from tests.stack import running_stack
 from workers.llm.tools import Call as FunctionCall
 from workers.llm.tools import CallPiece
-
-LONG = "One two three four five. " * 12
-
-
-@contextlib.asynccontextmanager
-async def two_gateways(*, stt=None, llm=None, **settings):
-    """Two gateways at one server; the workers are the first one's."""
-    make_client = fake_connector()
-    async with (
-        running_stack(make_client=make_client, stt=stt, llm=llm, **settings) as first,
-        running_stack(make_client=make_client, stt=False, llm=False, tts=False, **settings) as second,
-    ):
-        yield first, second
-
-
-@pytest_asyncio.fixture
-async def pair():
-    async with two_gateways(llm=ScriptedLlm(LONG)) as both:
-        yield both
-
-
-def freeze(gateway):
-    """The gateway does nothing more for its sessions, and does not know it: as one that was stopped, or is cut off."""
-    for session in gateway.sessions.values():
-        for task in session._tasks:
-            task.cancel()
-        session.stagehand.close()
-        session._journal._write = lambda entry: None
-
-
-def extended(url):
-    return f"{url}&extensions=bargein"
-
-
-async def session_of(call):
-    return (await call.get("session.created"))["session"]["id"].removeprefix("sess_")
-
-
-async def spoken(call):
-    """The caller asks something; returns once the answer is being heard."""
-    await call.audio(voice(0.6) + bytes(RATE * 2), pace=0.0)
-    await call.get("response.output_audio.delta", 3)
-
-
-def samples(call, response):
-    """Audio of a response that came."""
-    deltas = [event["delta"] for event in call.all("response.output_audio.delta") if event["response_id"] == response]
-    return sum(len(base64.b64decode(delta)) // 2 for delta in deltas)
-
-
-def text(call, response):
-    deltas = call.all("response.output_audio_transcript.delta")
-    return "".join(event["delta"] for event in deltas if event["response_id"] == response)
 
 
 async def test_a_stock_client_finds_its_conversation_and_the_turn_goes_on_elsewhere(pair):
@@ -206,97 +150,6 @@ async def test_only_the_key_that_began_a_session_may_go_on_with_it():
                 again = Client(other)
                 assert (await again.get("bargein.session"))["resumed"]
                 await call.get("error")
-
-
-async def mic(bus, session):
-    """The mic stream's audio, which has no gap."""
-    found = [entry.event for entry in await bus.replay(session_key(session, "mic"))]
-    audio = [event for event in found if isinstance(event, MicAudio)]
-    end = 0
-    for event in audio:
-        assert event.offset == end
-        end += len(event.pcm) // 2
-    return np.frombuffer(b"".join(event.pcm for event in audio), "<i2")
-
-
-async def test_audio_that_is_sent_once_more_stands_once(pair):
-    """A client sends again from before what is there, and goes on: the stream is what was said, the words come once."""
-    first, second = pair
-    said = bytes(RATE) + voice(1.0) + bytes(RATE * 3)
-    cut, back = 960 * 45, 960 * 30
-    async with client(extended(first.ws)) as call:
-        session = await session_of(call)
-        await call.audio(said[:cut], pace=0.002)
-        async with asyncio.timeout(5):
-            while len(await mic(first.bus, session)) < cut // 3 - 800:
-                await asyncio.sleep(0.01)
-        freeze(first)
-        async with client(f"{extended(second.ws)}&session_id={session}") as again:
-            told = await again.get("bargein.session")
-            assert back // 48 < told["audio_end_ms"] <= cut // 48
-            await again.send("bargein.input.resumed", audio_start_ms=back / 48)
-            await again.audio(said[back:], pace=0.002)
-            await again.get("response.done", limit=40)
-            assert not again.all("bargein.input.lost") and not again.all("error")
-        stream = await mic(second.bus, session)
-        whole = np.frombuffer(said, "<i2")
-        loud = np.flatnonzero(np.abs(stream.astype(int)) > 2000)
-        wanted = np.flatnonzero(np.abs(whole.astype(int)) > 2000)
-        assert abs(loud[0] * 1.5 - wanted[0]) < 30 and abs(loud[-1] * 1.5 - wanted[-1]) < 30
-        users = [message.text for message in await read(second.bus, session) if message.role == "user"]
-        assert users == ["hello there"]
-        finals = [e.event for e in await second.bus.replay(session_key(session, "transcript"))]
-        finals = [(event.utterance, event.revision) for event in finals if isinstance(event, Final)]
-        assert len(finals) == len(set(finals))
-
-
-async def test_what_could_not_be_sent_again_is_silence_and_told(pair):
-    """The client's own memory did not reach back: the gap keeps its length, the model and the client know of it."""
-    first, second = pair
-    async with client(extended(first.ws)) as call:
-        session = await session_of(call)
-        await call.audio(bytes(RATE * 2), pace=0.001)
-        async with asyncio.timeout(5):
-            while len(await mic(first.bus, session)) < 13_000:
-                await asyncio.sleep(0.01)
-        freeze(first)
-        async with client(f"{extended(second.ws)}&session_id={session}") as again:
-            there = (await again.get("bargein.session"))["audio_end_ms"]
-            await again.send("bargein.input.resumed", audio_start_ms=there + 2500)
-            await again.audio(bytes(48_000), pace=0.001)
-            lost = await again.get("bargein.input.lost")
-            assert lost["lost_ms"] == 2500
-            await again.send("bargein.input.resumed", audio_start_ms=0)  # too late to mean anything
-            await again.send("bargein.input.resumed", audio_start_ms="soon")
-            assert (await again.get("error"))["error"]["param"] == "audio_start_ms"
-            async with asyncio.timeout(5):
-                while len(await mic(second.bus, session)) < (there + 3000) * 16 - 3000:
-                    await asyncio.sleep(0.01)
-        said = await read(second.bus, session)
-        assert [(m.role, "2.5 s" in m.text) for m in said] == [("system", True)]
-        assert [event["error"]["code"] for event in again.all("error")] == ["invalid_value"], "told once"
-
-
-async def test_a_stock_client_is_told_what_was_lost(pair):
-    """It sends nothing again: the time without audio is what was lost; an error event and an item of the conversation
-    say so."""
-    first, second = pair
-    async with client(first.ws) as call:
-        session = await session_of(call)
-        await call.audio(bytes(RATE), pace=0.001)
-        async with asyncio.timeout(5):
-            while not len(await mic(first.bus, session)):
-                await asyncio.sleep(0.01)
-        freeze(first)
-        await asyncio.sleep(0.6)
-        async with client(f"{second.ws}&session_id={session}") as again:
-            await again.audio(bytes(4800))
-            item = (await again.get("conversation.item.added"))["item"]
-            assert item["role"] == "system" and "was not heard" in item["content"][0]["text"]
-            lost = second.sessions[session].resumption.lost_ms
-            assert lost >= 500
-            error = (await again.get("error"))["error"]
-            assert error["code"] == "audio_lost" and error["message"].startswith(f"{lost} ms of the caller's audio")
 
 
 async def test_an_out_of_band_response_that_broke_off_has_failed(pair):
