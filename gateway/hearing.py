@@ -1,8 +1,9 @@
 """The caller's audio on its way in: resampled to 16 kHz once for the detector, once for the recogniser.
 
 Positions: a sample of the client's audio at index n is sample ``n * 16000 / rate`` here; the resamplers are aligned
-and only hold back, so neither adds an offset. The detector's path holds back 0.1 ms (cubic interpolation), the
-recogniser's 21 to 66 ms (band-limited; the most at 8 kHz): an onset is not delayed for the sake of a clean recording.
+and only hold back, so neither adds an offset. The detector's path holds back two samples (cubic interpolation), the
+recogniser's 22 ms at 24 kHz and 66 ms at 8 kHz in the median, at most 37 and 115 (band-limited): an onset is not
+delayed for the sake of a clean recording.
 """
 
 from __future__ import annotations

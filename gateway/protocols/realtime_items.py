@@ -69,7 +69,7 @@ class Items:
 
 def whole(item: dict[str, Any], item_id: str) -> dict[str, Any]:
     """A client's item with what it may leave out; without nulls, and what the protocol does not know."""
-    known = FIELDS.get(item["type"], ())
+    known = FIELDS.get(item["type"], COMMON)
     whole = {key: value for key, value in item.items() if value is not None and key in known}
     if "content" in whole:
         whole["content"] = [

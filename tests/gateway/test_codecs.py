@@ -9,6 +9,8 @@ import soxr
 
 from gateway.codecs import CODECS, PCMA, PCMU
 from gateway.hearing import Hearing
+from gateway.output import Output
+from gateway.protocols.twilio_outlet import TwilioOutlet
 from tests.gateway.realtime_client import client, voice
 from tests.stack import running_stack
 
@@ -75,6 +77,28 @@ def test_a_phones_audio_is_resampled_without_clicks(size):
     whole = soxr.resample(tone, 8000, 16_000, quality="HQ")
     assert len(clean) == 2 * 16_000
     assert np.abs(np.frombuffer(clean, "<i2").astype(int) - whole.astype(int)).max() <= 2  # it dithers
+
+
+def held_back(feed, rate_in, rate_out):
+    """Milliseconds that a resampler has taken and not given after each 20 ms: (in the median, at most)."""
+    given, waits = 0, []
+    for fed in range(20, 2001, 20):
+        given += feed(bytes(2 * rate_in // 50))
+        waits.append(fed - given * 1000 / rate_out)
+    return np.median(waits), max(waits)
+
+
+def test_what_resamplers_hold_back_is_what_the_page_says():
+    """docs/clients.md: a caller's 8 kHz on its two ways in, and a voice's 24 kHz on its way to a phone."""
+    for way, median, most in ((0, 0.25, 0.25), (1, 66, 115)):
+        hearing = Hearing(8000)
+        found = held_back(lambda pcm, way=way, hearing=hearing: len(hearing.feed(pcm)[way]) // 2, 8000, 16_000)
+        assert found[0] <= median + 1 and found[1] <= most
+    outlet = TwilioOutlet("s0-1", "MZ1", lambda message: None)
+    output = Output(outlet, lambda: 0.0, lead=0.2, report=print, on_played_out=print, on_starved=print)
+    output.begin(1)
+    found = held_back(lambda pcm: len(output._resampled(np.frombuffer(pcm, "<i2"), 24_000)) // 2, 24_000, 8000)
+    assert found[0] <= 43 and found[1] <= 76
 
 
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])

@@ -11,8 +11,10 @@ import tracemalloc
 
 import pytest
 
+from gateway.protocols.realtime_events import EVENTS as EVENT_TYPES
 from tests.engines import CallingLlm
 from tests.gateway.realtime_client import client
+from tests.gateway.schema_events import schema_event
 from tests.gateway.twilio_line import Line, TelnyxLine, line
 from tests.stack import running_stack
 
@@ -53,7 +55,9 @@ VALID = [
         {"type": "item_reference", "id": "a"}, {"type": "message", "role": "user", "content": []}]}},
     {"type": "response.cancel", "response_id": "r"},
     {"type": "output_audio_buffer.clear"},
+    {"type": "response.create", "response": {"audio": {"output": {"voice": "tone", "format": {"type": "audio/pcm"}}}}},
     {"type": "bargein.output.played", "response_id": "r", "audio_end_ms": 5},
+    {"type": "bargein.input.resumed", "audio_start_ms": 5},
 ]  # fmt: skip
 JUNK = [
     None, True, False, 0, -1, 1, 10**30, 0.5, -1e300, "", "x", "null", "audio/pcm", "a" * 5000, "\u0000", "\U0001f600",
@@ -114,7 +118,7 @@ async def one_call(stack, seed):
     async with client(stack.ws, ping_timeout=None) as call:
         await call.get("session.created")
         for number in range(EVENTS):
-            event = mutated(rng.choice(VALID), rng)
+            event = mutated(rng.choice(VALID), rng) if number % 2 else mutated(schema_event(rng), rng)
             # Some answer to names that exist by now.
             if rng.random() < 0.3 and (items := call.all("conversation.item.added")):
                 event["item_id"] = rng.choice(items)["item"]["id"]
@@ -172,6 +176,16 @@ async def forget_other_tests():
         gc.collect()
         for _ in range(5):
             await asyncio.sleep(0)
+
+
+def test_every_type_of_event_is_among_them():
+    """Both among the examples and among those made from the SDK's types; the latter are valid there."""
+    made = [schema_event(random.Random(seed)) for seed in range(400)]
+    assert {event["type"] for event in VALID} == set(EVENT_TYPES)
+    assert {event["type"] for event in made} == {kind for kind in EVENT_TYPES if not kind.startswith("bargein.")}
+    for event in made:
+        if (model := EVENT_TYPES[event["type"]]) is not None:
+            model.model_validate(event)
 
 
 async def test_ten_thousand_events_harm_nobody(caplog):

@@ -54,6 +54,33 @@ async def test_items_go_where_the_client_puts_them(stack):
         assert [text for _, text in stack.llm.prompts[-1][1:]] == ["first", "second", "third", "fourth"]
 
 
+@pytest.mark.parametrize(
+    ("item", "where"),
+    [
+        ({"type": "mcp_approval_response", "id": "m", "approval_request_id": "r", "approve": True}, "type"),
+        (message("", content=[{"type": "input_image", "image_url": "data:,"}]), "content[0].type"),
+        (message("", content=[{"type": "input_audio", "audio": "AAAA"}]), "content[0].type"),
+    ],
+)
+async def test_an_item_that_cannot_be_held_here_is_refused_by_name(stack, item, where):
+    """In the conversation as in a response's own input; the session goes on, and nothing of it has joined."""
+    async with client(stack.ws) as call:
+        await call.send("conversation.item.create", item=item)
+        await call.send("response.create", response={"input": [item]})
+        told = [(await call.get("error", n))["error"] for n in (1, 2)]
+        assert [each["param"] for each in told] == [f"item.{where}", f"response.input[0].{where}"]
+        assert {each["code"] for each in told} == {"invalid_value"} and not call.all("conversation.item.added")
+
+
+async def test_a_buffer_that_this_transport_does_not_have_is_cleared_without_a_word():
+    """output_audio_buffer.clear is WebRTC's; some clients send it anyway, and some die of an error."""
+    async with running_stack() as stack, client(stack.ws) as call:
+        await call.send("response.create")
+        await call.get("response.output_audio.delta")
+        await call.send("output_audio_buffer.clear")
+        assert (await call.get("response.done"))["response"]["status"] == "completed" and not call.all("error")
+
+
 async def test_an_item_that_was_deleted_may_come_again(stack):
     """Clients that replay a conversation delete and create items under the same ids."""
     async with client(stack.ws) as call:
