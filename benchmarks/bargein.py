@@ -165,7 +165,7 @@ def panels(calls: int, found: Samples) -> list[Panel]:
     """The distributions drawn."""
     stages = {row: found[row] for row in ROWS if row not in ("decided", "response") and row in found}
     whole = {row: found[row] for row in ("decided", "response") if row in found}
-    return [Spreads(f"{calls} at once: from the onset", stages), Spreads(f"{calls} at once", whole)]
+    return [Spreads(f"{calls} at once, stages", stages), Spreads(f"{calls} at once", whole)]
 
 
 def main() -> int:

@@ -148,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         rows = asyncio.run(measure(product, options.sessions, options.seconds))
     cpu = {name.partition(":")[0]: value for name, value in rows.items() if name.endswith("core")}
-    rest = {name: value for name, value in rows.items() if not name.endswith("core")}
-    panels = [Bars("CPU of a session (% of one core)", cpu, "%"), Bars("Redis, of a session", rest)]
+    rest = {name.removeprefix("redis: "): value for name, value in rows.items() if not name.endswith("core")}
+    panels = [Bars("CPU of a session", cpu, "% of one core"), Bars("Redis, of a session", rest)]
     save(options, {"sessions": options.sessions, "per_session": rows}, Picture("What a session costs", panels))
     return 0
 

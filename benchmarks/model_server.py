@@ -143,7 +143,7 @@ class ModelServer:
             await asyncio.sleep(1 / self.pace.tokens_per_s)
         _event(writer, {}, "stop")
         _chunk(writer, b"data: [DONE]\n\n")
-        writer.write(b"0\r\n\r\n")
+        _chunk(writer, b"")
 
     async def _speak(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         pcm = self.sound(json.loads(body)["input"])
@@ -154,7 +154,7 @@ class ModelServer:
             _chunk(writer, pcm[at : at + size])
             await writer.drain()
             await asyncio.sleep(PIECE_MS / 1000 / self.pace.realtime)
-        writer.write(b"0\r\n\r\n")
+        _chunk(writer, b"")
 
 
 def _numbers(message: dict[str, object]) -> list[int]:
@@ -173,6 +173,8 @@ def _begin(writer: asyncio.StreamWriter, kind: str) -> None:
 
 
 def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if writer.is_closing():
+        raise ConnectionResetError("the client has gone")
     writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 

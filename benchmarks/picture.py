@@ -23,7 +23,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 34
 ACROSS = 2
 """Panels side by side."""
 BAR = 22
-NAMES, TOLD = 132, 116
+NAMES, TOLD = 132, 124
 """Room for the names before bars, and for what is told behind them."""
 COLOURS = ("#2f81f7", "#1a9e8f", "#e0762e", "#c2549d", "#8a6fd6", "#b08800", "#d1495b", "#7a8793")
 """Each reads on white and on black."""
@@ -166,17 +166,19 @@ def _lines(panel: Lines, strokes: Mapping[str, str]) -> str:
 
 
 def _bars(panel: Bars) -> str:
-    return _rows(panel.title, panel.unit, {name: (value,) for name, value in panel.bars.items()})
+    title = f"{panel.title} ({panel.unit})" if panel.unit else panel.title
+    return _rows(title, {name: (value,) for name, value in panel.bars.items()})
 
 
 def _spreads(panel: Spreads) -> str:
     cut = {name: list(values) for name, values in panel.values.items() if values}
     shares = (0.5, 0.95, 0.99)
     rows = {name: tuple(percentile(values, share) for share in shares) for name, values in cut.items()}
-    return _rows(f"{panel.title}: p50, p95, p99", panel.unit, rows)
+    told = "; ".join(filter(None, (panel.unit, "p50, p95, p99")))
+    return _rows(f"{panel.title} ({told})", rows)
 
 
-def _rows(title: str, unit: str, rows: Mapping[str, tuple[float, ...]]) -> str:
+def _rows(title: str, rows: Mapping[str, tuple[float, ...]]) -> str:
     """A bar to the first of each row's values, a line to the second, a dot at the third."""
     most = max((max(values) for values in rows.values()), default=0.0) or 1.0
     wide = WIDTH - NAMES - TOLD
@@ -191,7 +193,7 @@ def _rows(title: str, unit: str, rows: Mapping[str, tuple[float, ...]]) -> str:
         for end in ends[2:3]:
             drawn.append(f'<circle fill="{COLOURS[2]}" r="3" cx="{NAMES + end:.1f}" cy="{y + 7.5}"/>')
         told = " / ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values)
-        drawn.append(f'<text x="{NAMES + 8 + max(ends):.1f}" y="{y + 12}">{escape(f"{told} {unit}".strip())}</text>')
+        drawn.append(f'<text x="{NAMES + 8 + max(ends):.1f}" y="{y + 12}">{told}</text>')
     return "".join(drawn)
 
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--calls", default="1,5,10,25,50", help="at once, comma-separated (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 36, 20, 15, 15, 15)")
+    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 30, 20, 12, 12, 12)")
     parser.add_argument("--short-calls", type=int, default=200, metavar="N", help="0: none (default: %(default)s)")
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="kill no server")
     parser.add_argument("--speech", type=Path, nargs="+", default=SENTENCES, help="sound files: what callers say")
