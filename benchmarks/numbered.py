@@ -32,6 +32,8 @@ LOUD = 1500
 WINDOW_MS, HOP_MS = 40, 10
 QUIETEST = 150
 """Amplitude below which there is no tone."""
+WHOLE_MS = TONE_MS + WINDOW_MS * 3 // 2
+"""What the parts of a word that was cut last at most, with what a window adds to each."""
 SHORTEST_MS = 60
 """A tone that is shorter was not heard."""
 CARRIER = Path(__file__).parents[1] / "tests" / "speech" / "brooklyn.wav"
@@ -84,7 +86,7 @@ def heard(pcm: Int16, rate: int) -> list[int]:
 
 
 def placed(pcm: Int16, rate: int) -> list[tuple[int, int]]:
-    """As ``heard``, each with where it begins, in ms."""
+    """As ``heard``, each with where it begins, in ms. One that a pause cuts in two is there once."""
     window, hop = rate * WINDOW_MS // 1000, rate * HOP_MS // 1000
     if len(pcm) < window:
         return []
@@ -96,13 +98,17 @@ def placed(pcm: Int16, rate: int) -> list[tuple[int, int]]:
     sounding = (low.max(axis=1) > QUIETEST) & (high.max(axis=1) > QUIETEST)
     codes = np.where(sounding, low.argmax(axis=1) * 16 + high.argmax(axis=1), -1)
     found: list[tuple[int, int]] = []
-    begin = 0
+    begin = before = 0
     for end in range(1, len(codes) + 1):
         if end < len(codes) and codes[end] == codes[begin]:
             continue
-        lasted = (end - begin) * HOP_MS
-        if codes[begin] >= 0 and lasted >= SHORTEST_MS:
-            found += [(int(codes[begin]), begin * HOP_MS)] * max(1, round(lasted / (TONE_MS + WINDOW_MS / 2)))
+        number, lasted = int(codes[begin]), (end - begin) * HOP_MS
+        if number >= 0 and lasted >= SHORTEST_MS:
+            if found and found[-1][0] == number and before + lasted <= WHOLE_MS:
+                before = 0
+            else:
+                before = lasted
+                found += [(number, begin * HOP_MS)] * max(1, round(lasted / (TONE_MS + WINDOW_MS / 2)))
         begin = end
     return found
 
