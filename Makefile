@@ -11,7 +11,7 @@ DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos audit docs
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load leak-check chaos fuzz audit docs
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -65,6 +65,9 @@ leak-check: $(VENV)/.installed-dev speech  ## 10 000 short sessions: memory, fil
 
 chaos: $(VENV)/.installed-dev speech  ## kill, stop and cut off what serves calls, and count their words: docs/survive.md
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## every parser with new examples of what strangers send; ARGS="--seconds 3600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv

@@ -66,7 +66,7 @@ class Line:
             raise Unreachable(f"{self.url}: no answer within {self._timeout:g} s") from None
         except ConnectionRefusedError:
             raise Unreachable(f"{self.url}: connection refused; is it running? make run starts it") from None
-        except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+        except (OSError, InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
             raise Unreachable(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
 
     async def reconnect(self, session: str, seconds: float) -> ClientConnection:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
@@ -38,6 +39,7 @@ TICKET_S = 120
 LONGEST_CALL_S = 86_400
 """Seconds for which it is known which session a call has."""
 LONGEST_FORM = 64 << 10
+_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TOLD = ("From", "To", "CallerName", "FromCity", "FromCountry")
 """Fields of Twilio's request that the call brings along, if they are set."""
 
@@ -191,4 +193,6 @@ def _public(request: Request, public_url: str) -> str:
 
 
 def _twiml(inner: str) -> str:
+    """A whole document; what callers bring along may hold characters that XML cannot."""
+    inner = _NO_XML.sub("", inner)
     return f'<?xml version="1.0" encoding="UTF-8"?><Response>{inner}</Response>'
