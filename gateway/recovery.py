@@ -57,8 +57,7 @@ class Heard:
     position: int = 0
     """What stands on the mic stream ends here: what the client sends next begins here."""
     known_until: int = 0
-    paused_at: int = 0
-    """Where the utterance that goes on had paused."""
+    """Up to where audio is in some text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def recover(left: Left, pre_roll_ms: int) -> Recovered:
         state=state,
         timers=last.timers,
         at=last.at + _served_since(left),
-        mic=Heard(_position(left.mic), known, known),
+        mic=Heard(_position(left.mic), known),
         quiet=_quiet(left),
         starts={u: starts[u] for u in pending if u in starts},
         over=over & pending,

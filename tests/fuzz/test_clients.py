@@ -167,13 +167,14 @@ async def test_ten_thousand_events_harm_nobody(caplog):
             stack.tts.spoken.clear()
             gc.collect()
             tasks.append(await at_rest(tasks[0] if tasks else 0))
+            left = sorted(str(task.get_coro()) for task in asyncio.all_tasks())
             memory.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert {"invalid_json", "invalid_value", "missing_required_parameter", "response_cancel_not_active"} <= codes
     unexpected = [record.getMessage() for record in caplog.records if "could not be handled" in record.getMessage()]
     unexpected += [record.getMessage() for record in caplog.records if record.exc_info]
     assert unexpected == []
-    assert tasks[-1] <= tasks[0]
+    assert tasks[-1] <= tasks[0], left
     assert memory[-1] - memory[2] < 3_000_000, memory
 
 
