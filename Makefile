@@ -11,7 +11,7 @@ DOCS ?= .venv-docs
 SMART_TURN := pipecat-ai==1.14.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load bench-peers leak-check chaos audit docs
+.PHONY: help run install test test-llama lint speech lock bench-bargein live-check clean bench-load bench-peers leak-check chaos fuzz audit docs
 .PHONY: install-nemo test-nemo install-chatterbox test-chatterbox test-clients
 
 help:  ## this list
@@ -69,16 +69,18 @@ leak-check: $(VENV)/.installed-dev speech  ## 10 000 short sessions: memory, fil
 chaos: $(VENV)/.installed-dev speech  ## kill, stop and cut off what serves calls, and count their words: docs/survive.md
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.chaos $(ARGS)
 
+fuzz: $(VENV)/.installed-dev  ## every parser with new examples of what strangers send; ARGS="--seconds 3600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 lock: $(BIN)/pip  ## constraints.txt anew, with the newest versions that fit pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 	@if grep -nE '://|^-|@ ' constraints.txt; then echo 'constraints.txt names an address' >&2; exit 1; fi
 
-audit:  ## known vulnerabilities of what is pinned, by pip-audit; needs the network
+audit:  ## known vulnerabilities of what is pinned, by pip-audit; without its service, by a copy of GitHub's advisories
 	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	@# --strict: a service that does not know the packages is no clean bill of health.
-	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt -r constraints-nemo.txt
+	@build/audit/bin/python tests/audit.py
 
 docs: $(DOCS)/.installed  ## the site in build/site; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict

@@ -18,15 +18,17 @@ import binascii
 import gzip
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from redis.exceptions import ResponseError
+from redis.exceptions import DataError, ResponseError
 
 from bus.events import Event
+from bus.foreign import read_json
 from bus.keys import SESSION_STREAMS, is_session, session_key
 from bus.reader import Unique, read_entry
 from bus.streams import Bus
@@ -101,8 +103,11 @@ def load(path: Path) -> tuple[Head, Iterator[Row]]:
         raise BadArchive(f"{path}: not a session; expected lines of JSON as 'python -m gateway.replay --export' writes")
     if head.get("version") != VERSION:
         raise BadArchive(f"{path}: its version is {head.get('version')!r}; expected {VERSION}")
-    config = {str(name): str(value) for name, value in dict(head.get("config") or {}).items()}
-    return Head(head["session"], config, int(head.get("cancelled") or 0)), (_row(path, n, line) for n, line in lines)
+    config, cancelled = head.get("config") or {}, head.get("cancelled") or 0
+    if not isinstance(config, dict) or not isinstance(cancelled, int):
+        raise BadArchive(f"{path}, line 1: expected config as an object, and cancelled as a number")
+    known = {str(name): str(value) for name, value in config.items()}
+    return Head(head["session"], known, cancelled), (_row(path, n, line) for n, line in lines)
 
 
 async def restore(bus: Bus, head: Head, entries: Iterator[Row], seconds: float) -> int:
@@ -128,7 +133,7 @@ async def restore(bus: Bus, head: Head, entries: Iterator[Row], seconds: float) 
                     await pipe.execute()
                 count += len(batch)
                 batch.clear()
-    except (ResponseError, BadArchive) as error:
+    except (DataError, ResponseError, BadArchive) as error:
         await bus.commands.delete(*keys, session_key(head.session, "cancelled"))
         raise BadArchive(f"{error}; nothing was imported") from None
     await bus.keep(head.session, seconds)
@@ -183,11 +188,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             while line := file.readline(LONGEST_LINE):
                 number += 1
-                value = json.loads(line)
+                value = read_json(line)
                 if not isinstance(value, dict):
                     raise ValueError("not an object")
                 yield number, value
-        except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise BadArchive(f"{path}, line {number}: cannot be read: {str(error)[:80]}") from None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bus import scripts
 from bus.backoff import Backoff
 from bus.connect import OUTAGE
+from bus.foreign import read_json
 from bus.keys import CANCEL_CHANNEL, session_key
 
 if TYPE_CHECKING:
@@ -121,8 +122,13 @@ async def raise_watermark(bus: Bus, session: str, turn: int, reason: str, fence:
 
 
 async def watermark(bus: Bus, session: str) -> int:
-    """The highest cancelled turn of a session; 0 when none is."""
-    return int(await bus.commands.get(session_key(session, "cancelled")) or 0)
+    """The highest cancelled turn of a session; 0 when none is, or what stands there is no number."""
+    told = await bus.commands.get(session_key(session, "cancelled")) or b"0"
+    try:
+        return int(told)
+    except ValueError:
+        log.warning("the watermark of %s is malformed: %r", session, told[:40])
+        return 0
 
 
 async def listen(bus: Bus, guard: CancelGuard) -> None:
@@ -161,7 +167,7 @@ async def reread(bus: Bus, guard: CancelGuard) -> None:
 
 def _hear(guard: CancelGuard, data: bytes) -> None:
     try:
-        message = json.loads(data)
+        message = read_json(data)
         guard.raise_to(str(message["session"]), int(message["turn"]))
     except (ValueError, KeyError, TypeError):
         log.warning("a cancel announcement is malformed: %r", data[:80])

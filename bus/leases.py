@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from redis.exceptions import ResponseError
 from bus import scripts
 from bus.connect import OUTAGE
 from bus.events import Event
-from bus.keys import session_key, shard_of, work_key
+from bus.keys import PREFIX, is_session, session_key, shard_of, work_key
 from bus.offers import SessionOffer, SpeakOffer, TurnOffer
 from bus.reader import Entry, read_entry
 from bus.streams import Bus, granted
 from bus.wire import encode
+
+log = logging.getLogger(__name__)
 
 SETTLE = 3.0
 """Seconds after an outage in which nobody takes work over: who held it may need as long to say that it still does."""
@@ -63,6 +66,18 @@ class Lease:
 
 def _turn(offer: Event) -> int:
     return int(getattr(offer, "turn", 0))
+
+
+def _offer_in(key: str, entry: bytes, fields: dict[bytes, bytes]) -> Offer | None:
+    """The offer in an entry of the work stream ``key``, of a session in that stream's shard; None for anything else."""
+    read = read_entry(key, entry, fields)
+    if read is None or not isinstance(read.event, Offer):
+        return None
+    session = read.event.session
+    if not is_session(session) or not key.startswith(f"{PREFIX}:{{s{shard_of(session)}}}:"):
+        log.warning("entry %s of %s left out: it offers %r", entry.decode(), key, session[:40])
+        return None
+    return read.event
 
 
 class Work:
@@ -220,28 +235,27 @@ class Work:
         return [session_key(lease.session, f"fence:{self.stage}"), session_key(lease.session, "cancelled")]
 
     async def _offer_again(self, key: str, entry: bytes, fields: dict[bytes, bytes]) -> None:
-        read = read_entry(key, entry, fields)
-        if read is None or not isinstance(read.event, Offer):
+        offer = _offer_in(key, entry, fields)
+        if offer is None:
             await self._drop(key, entry)
             return
-        offers = session_key(read.event.session, f"offers:{self.stage}")
-        turn = getattr(read.event, "turn", 0)
-        await self.bus.run(scripts.OFFER_AGAIN, [key, offers], [self.stage, self.worker, entry, turn])
+        offers = session_key(offer.session, f"offers:{self.stage}")
+        await self.bus.run(scripts.OFFER_AGAIN, [key, offers], [self.stage, self.worker, entry, _turn(offer)])
 
     async def _drop(self, key: str, entry: bytes) -> None:
         await self.bus.commands.xack(key, self.stage, entry)
         await self.bus.commands.xdel(key, entry)
 
     async def _take(self, key: str, entry: bytes, fields: dict[bytes, bytes], *, new: bool = False) -> Lease | None:
-        read = read_entry(key, entry, fields)
-        if read is None or not isinstance(read.event, Offer):
+        offer = _offer_in(key, entry, fields)
+        if offer is None:
             await self._drop(key, entry)
             return None
-        lease = Lease(self.stage, key, read.id, read.event, 0, 0, 0, self.worker)
+        lease = Lease(self.stage, key, entry.decode(), offer, 0, 0, 0, self.worker)
         answer = await self.bus.run(
             scripts.TAKE,
             [key, *self._session_keys(lease)],
-            [self.stage, self.worker, read.id, lease.turn, 1 if new else 0],
+            [self.stage, self.worker, lease.entry, lease.turn, 1 if new else 0],
         )
         if not answer:
             return None

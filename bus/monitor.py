@@ -22,7 +22,7 @@ from bus.settings import BusSettings, load, masked
 
 LONGEST = 120
 """Characters of one argument that are shown."""
-_LINE = re.compile(rb'^(\d+\.\d+) \[.*?\] (".*)$', re.DOTALL)
+_LINE = re.compile(rb'^(\d{1,11}\.\d+) \[.*?\] (".*)$', re.DOTALL)
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}

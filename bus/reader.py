@@ -57,9 +57,13 @@ class Unique:
         self._seen: dict[bytes, int] = {}
 
     def is_new(self, fields: Mapping[bytes, bytes]) -> bool:
-        writer, seq = fields.get(b"by"), int(fields.get(b"seq", b"0"))
+        writer = fields.get(b"by")
         if writer is None:
             return True
+        try:
+            seq = int(fields.get(b"seq", b"0"))
+        except ValueError:
+            return True  # it was not one of ours that wrote it
         if seq <= self._seen.get(writer, 0):
             return False
         self._seen[writer] = seq

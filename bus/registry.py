@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from bus.keys import worker_key, workers_index
 from bus.streams import Bus
+
+log = logging.getLogger(__name__)
 
 LIFETIME = 5.0
 """Seconds after its last renewal at which a worker counts as gone; renewed every second."""
@@ -49,16 +53,14 @@ async def workers(bus: Bus, stage: str) -> list[WorkerRecord]:
     for name in names:
         row = await bus.commands.hgetall(worker_key(stage, name.decode()))
         if row:
-            values = {key.decode(): value.decode() for key, value in row.items()}
-            found.append(
-                WorkerRecord(
-                    stage,
-                    name.decode(),
-                    values.get("engine", "?"),
-                    int(values.get("capacity", "1")),
-                    int(values.get("load", "0")),
-                    values.get("voices", ""),
-                    int(values.get("since", "0")),
-                )
-            )
+            try:
+                found.append(_read(stage, name.decode(), row))
+            except ValueError as error:
+                log.warning("the record of a worker of %s is malformed: %s", stage, error)
     return found
+
+
+def _read(stage: str, worker: str, row: Mapping[bytes, bytes]) -> WorkerRecord:
+    values = {key.decode(): value.decode() for key, value in row.items()}
+    capacity, load, since = (int(values.get(*each)) for each in (("capacity", "1"), ("load", "0"), ("since", "0")))
+    return WorkerRecord(stage, worker, values.get("engine", "?"), capacity, load, values.get("voices", ""), since)

@@ -28,7 +28,7 @@ CONFIGURATION_ERROR = 2
 """The exit code of a process whose settings are wrong: starting it again would not help."""
 
 _SECRET_NAME = re.compile(r"secret|password|passwd|token(?!s)|credential|(^|_)key$|api_?key", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://).*@", re.DOTALL)
+_USERINFO = re.compile(r"(?:(?<=://)|\A(?!.*://)).*@", re.DOTALL)
 _PASSWORD_QUERY = re.compile(r"(?<=[?&]password=)[^&\s]*")
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", SecretStr: "text", Path: "a path"}

@@ -6,14 +6,18 @@ longer counted, and a server that restarts has nothing to lose.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from bus.keys import work_key, worker_key, workers_index
+from bus.keys import work_key, worker_key
 from bus.reader import position
+from bus.registry import workers
 from bus.streams import Bus
+
+log = logging.getLogger(__name__)
 
 COUNTS = {
     "claims": "Offers claimed.",
@@ -73,19 +77,14 @@ async def tell(bus: Bus, stage: str, worker: str, counts: dict[str, float], seco
 async def tallies(bus: Bus, stage: str) -> list[Tally]:
     """What every live worker of a stage has counted; a count that it never made is 0."""
     found = []
-    for name in await bus.commands.zrange(workers_index(stage), 0, -1):
-        worker = name.decode()
-        row, counted = [
-            {key.decode(): value.decode() for key, value in rows.items()}
-            for rows in (
-                await bus.commands.hgetall(worker_key(stage, worker)),
-                await bus.commands.hgetall(counts_key(stage, worker)),
-            )
-        ]
-        if row:
-            counts = {each: float(counted.get(each, 0)) for each in COUNTS}
-            load, capacity = int(row.get("load", 0)), int(row.get("capacity", 1))
-            found.append(Tally(stage, worker, row.get("engine", "?"), load, capacity, counts))
+    for record in await workers(bus, stage):
+        row = await bus.commands.hgetall(counts_key(stage, record.worker))
+        try:
+            counts = {each: float(row.get(each.encode(), 0)) for each in COUNTS}
+        except ValueError as error:
+            log.warning("the counts of %s are malformed: %s", record.worker, error)
+            continue
+        found.append(Tally(stage, record.worker, record.engine, record.load, record.capacity, counts))
     return found
 
 

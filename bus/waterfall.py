@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from bus.events import TurnRecord
+from bus.foreign import read_json
 
 ENDS = ("done", "cancelled", "failed")
 
@@ -38,8 +38,8 @@ class Span:
 def steps(record: TurnRecord) -> list[Step]:
     """The record's steps in order. Raises ValueError when they are not ``[[name, ms, detail], ...]``."""
     try:
-        return [Step(str(name), float(at), str(detail)) for name, at, detail in json.loads(record.steps)]
-    except (TypeError, ValueError) as error:
+        return [Step(str(name), float(at), str(detail)) for name, at, detail in read_json(record.steps)]
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"turn {record.turn}: its steps are not [[name, ms, detail], ...]: {error}") from None
 
 

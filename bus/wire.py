@@ -1,12 +1,14 @@
 """How an event is written as the flat fields of a stream entry, and read again.
 
-Integers and floats are written in decimal, booleans as 0 or 1, ``pcm`` as raw little-endian 16-bit samples and always
-last. A field or a type that a newer version added is ignored; a field that is missing or malformed raises BadEvent.
+Integers (64 bits) and floats (finite) are written in decimal, booleans as 0 or 1, ``pcm`` as raw little-endian 16-bit
+samples and always last; half of a surrogate pair in a text becomes ``?``. A field or a type that a newer version added
+is ignored; a field that is missing or malformed raises BadEvent.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from bus import events, offers
 from bus.events import Event
 
 VERSION = 1
+LONGEST_CALL_S = 86_400
+"""Seconds of a call that are laid out as sound, in a recording or a picture, wherever an entry says that it stands."""
 
 TYPES: dict[str, type[Event]] = {
     kind.type: kind
@@ -42,7 +46,7 @@ def encode(event: Event, at: int) -> Fields:
         elif isinstance(value, bool):
             fields[name] = b"1" if value else b"0"
         else:
-            fields[name] = str(value).encode()
+            fields[name] = str(value).encode("utf-8", "replace")
     if pcm is not None:
         fields["pcm"] = pcm
     return fields
@@ -55,15 +59,52 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8")
 
 
+def _integer(low: int, high: int) -> Callable[[bytes], int]:
+    def read(raw: bytes) -> int:
+        number = int(raw)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _float(raw: bytes) -> float:
+    number = float(raw)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+_POSITION = (0, 2**40)
+_RANGES = {"offset": _POSITION, "start": _POSITION, "end": _POSITION, "mic": _POSITION, "rate": (8000, 192_000)}
+"""Field -> the least and the most it may be. 2**40 samples at 16 kHz are two years."""
 _READERS: dict[str, Callable[[bytes], Any]] = {
-    "int": int,
-    "float": float,
+    "int": _integer(-(2**63), 2**63 - 1),
+    "float": _float,
     "bool": lambda raw: bool(int(raw)),
     "str": _text,
     "bytes": bytes,
 }
+
+
+def _expected(field: dataclasses.Field[Any]) -> str:
+    if field.name not in _RANGES:
+        return str(field.type)
+    low, high = _RANGES[field.name]
+    return f"int from {low} to {high}"
+
+
 _SPECS = {
-    name: [(s.name, str(s.type), s.default is dataclasses.MISSING) for s in dataclasses.fields(kind)]
+    name: [
+        (
+            s.name,
+            _integer(*_RANGES[s.name]) if s.name in _RANGES else _READERS[str(s.type)],
+            _expected(s),
+            s.default is dataclasses.MISSING,
+        )
+        for s in dataclasses.fields(kind)
+    ]
     for name, kind in TYPES.items()
 }
 
@@ -76,17 +117,17 @@ def decode(fields: Mapping[bytes, bytes]) -> Event | None:
         if not name:
             raise BadEvent("an entry without a type field")
         return None
-    values = {}
-    for key, annotation, required in _SPECS[name]:
+    values: dict[str, Any] = {}
+    for key, read, expected, required in _SPECS[name]:
         raw = fields.get(key.encode())
         if raw is None:
             if required:
-                raise BadEvent(f"{name}: field {key!r} is missing; expected {annotation}")
+                raise BadEvent(f"{name}: field {key!r} is missing; expected {expected}")
             continue
         try:
-            values[key] = _READERS[annotation](raw)
+            values[key] = read(raw)
         except ValueError:
-            raise BadEvent(f"{name}: field {key!r} is {raw[:40]!r}; expected {annotation}") from None
+            raise BadEvent(f"{name}: field {key!r} is {raw[:40]!r}; expected {expected}") from None
     if len(values.get("pcm", b"")) % 2:
         raise BadEvent(f"{name}: pcm has {len(values['pcm'])} bytes; expected whole 16-bit samples")
     return kind(**values)

@@ -55,6 +55,8 @@ LOST_FOR = 7.0
 """Seconds for which a session outlives its gateway at least, besides those that the gateway says: its lease."""
 AT_ONCE = 500
 """Milliseconds of the caller's audio in one message, where some has gathered."""
+BAD_EVENT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What taking in an event raises that is none of the protocol's."""
 
 
 class Call:
@@ -249,7 +251,7 @@ class Call:
                 self._wake()
         except ConnectionClosed:
             pass
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except BAD_EVENT as error:
             await socket.close()
             return f"the server sent what the protocol does not have: {error!r}"
         reason = f", {socket.close_reason}" if socket.close_reason else ""

@@ -34,17 +34,19 @@ class AudioError(Exception):
 def load(path: str | Path) -> Int16:
     """A sound file of any rate, channels and subtype, as 24 kHz mono. Raises AudioError."""
     try:
-        with Path(path).open("rb") as file:
-            channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        with Path(path).open("rb"):  # says more of why it cannot be read
+            channels, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except OSError as error:
         raise AudioError(f"{path}: {error.strerror or error}") from None
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be read as audio: {error.error_string}") from None
-    if not len(channels):
-        raise AudioError(f"{path}: holds no audio")
+    if not 1000 <= rate <= 768_000:
+        raise AudioError(f"{path}: has {rate} samples a second; expected 1000 to 768000")
     samples: npt.NDArray[np.float32] = channels.mean(axis=1)
     if rate != RATE:
         samples = soxr.resample(samples, rate, RATE)
+    if not len(samples):
+        raise AudioError(f"{path}: holds no audio")
     return np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
 
 

@@ -85,7 +85,7 @@ class Line:
             raise Unreachable(f"{url}: no answer within {self._timeout:g} s") from None
         except ConnectionRefusedError:
             raise Unreachable(f"{url}: connection refused; is it running? make run starts it") from None
-        except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+        except (OSError, InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
             raise Unreachable(f"{url}: {getattr(error, 'strerror', None) or error}") from None
 
     async def reconnect(self, session: str, seconds: float) -> ClientConnection:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from bus.foreign import read_json
 from bus.outbox import OUTAGE
 from gateway.door import Refused, given_key
 from gateway.keys import EPHEMERAL, issue
@@ -57,8 +57,8 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(raw) > LONGEST_BODY:
             raise ProtocolError("invalid_value", f"the body has more than {LONGEST_BODY} bytes")
     try:
-        body = json.loads(raw or b"{}")
-    except (ValueError, RecursionError):
+        body = read_json(raw or b"{}")
+    except ValueError:
         raise ProtocolError("invalid_json", "the body is not JSON") from None
     if not isinstance(body, dict):
         raise ProtocolError("invalid_value", "the body: expected a JSON object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -58,13 +59,18 @@ class Transcript:
         """The whole, as one of FORMATS."""
         if form == "txt":
             return "".join(f"{line.text}\n" for line in self.lines())
-        mark = "," if form == "srt" else "."
+        mark, shown = (",", plain) if form == "srt" else (".", lambda text: escape(plain(text)))
         cues = [
             f"{f'{number}{chr(10)}' if form == 'srt' else ''}"
-            f"{clock(line.start, mark)} --> {clock(max(line.end, line.start + 1), mark)}\n{line.text}\n"
+            f"{clock(line.start, mark)} --> {clock(max(line.end, line.start + 1), mark)}\n{shown(line.text or '')}\n"
             for number, line in enumerate(self.lines(), 1)
         ]
         return ("WEBVTT\n\n" if form == "vtt" else "") + "\n".join(cues)
+
+
+def plain(text: str) -> str:
+    """Text as one line that no reader of subtitles takes for a time."""
+    return " ".join(text.split()).replace("-->", "→")
 
 
 def clock(ms: int, mark: str) -> str:

@@ -87,4 +87,7 @@ def allowed(connection: HTTPConnection, origins: str) -> bool:
     if origin is None or origins == "*":
         return True
     known = {each.strip().rstrip("/") for each in origins.split(",")}
-    return origin.rstrip("/") in known or urlsplit(origin).netloc == connection.headers.get("host")
+    try:
+        return origin.rstrip("/") in known or urlsplit(origin).netloc == connection.headers.get("host")
+    except ValueError:
+        return False  # no address at all

@@ -65,12 +65,3 @@ class Duplex:
         if not words:
             return False
         return " ".join(words) in self.backchannels or all(word in self.backchannels for word in words)
-
-
-class FullDuplex(Duplex):
-    """The caller may interrupt at any time."""
-
-
-def HalfDuplex(**rules: object) -> Duplex:
-    """The microphone is ignored while the assistant speaks."""
-    return Duplex(may_interrupt=False, **rules)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, get_args
 
 from bus import events
+from bus.foreign import read_json
 from gateway import inputs
 from gateway.conductor import policy
 from gateway.duplex import Duplex
@@ -82,7 +83,7 @@ def read_input(entry: events.Input) -> inputs.Input:
     if kind is None:
         raise BadJournal(f"{entry.name!r} is not an input of this version's turn logic")
     try:
-        made: inputs.Input = kind(**json.loads(entry.data))
+        made: inputs.Input = kind(**read_json(entry.data))
     except (TypeError, ValueError) as error:
         raise BadJournal(f"{entry.name} cannot be read: {error}") from None
     return made
@@ -91,7 +92,7 @@ def read_input(entry: events.Input) -> inputs.Input:
 def read_rules(entry: events.Input) -> Duplex:
     """The rules in an entry; what a newer version added is left out. Raises BadJournal."""
     try:
-        data = json.loads(entry.data)
+        data = read_json(entry.data)
         known = {field.name: data[field.name] for field in fields(Duplex) if field.name in data}
         return Duplex(**{**known, "backchannels": frozenset(known.get("backchannels", ()))})
     except (AttributeError, TypeError, ValueError) as error:

@@ -108,4 +108,5 @@ async def issued(bus: Bus, key: str, *, once: bool = False) -> Caller | None:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    # A stranger's key may hold half a surrogate pair.
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bus.events import MIC_RATE, Event, MicAudio, Played, SpeechAudio
+from bus.wire import LONGEST_CALL_S
 
+LONGEST_TURN_S = 3600
+"""Seconds of a turn's audio that are looked at."""
 BAR_MS = 50
 """What one level stands for."""
 _BAR = MIC_RATE * BAR_MS // 1000
@@ -42,18 +46,22 @@ def of_recording(path: Path) -> tuple[Levels, Levels]:
 
 def of_caller(events: Iterable[Event]) -> Levels:
     """What the caller's audio on the mic stream says; what was trimmed away is silent."""
-    chunks = [(each.offset, np.frombuffer(each.pcm, "<i2")) for each in events if isinstance(each, MicAudio)]
-    samples = np.zeros(max((offset + len(chunk) for offset, chunk in chunks), default=0), np.int16)
-    for offset, chunk in chunks:
-        samples[offset : offset + len(chunk)] = chunk
-    return of_samples(samples)
+    energy: dict[int, float] = {}
+    for each in events:
+        if isinstance(each, MicAudio) and each.pcm and each.offset < LONGEST_CALL_S * MIC_RATE:
+            squares = np.frombuffer(each.pcm, "<i2").astype(np.float32) ** 2
+            bars = (each.offset + np.arange(len(squares))) // _BAR
+            for bar, more in enumerate(np.bincount(bars - bars[0], squares), int(bars[0])):
+                energy[bar] = energy.get(bar, 0.0) + float(more)
+    loud = {bar: round(math.sqrt(each / _BAR) / _FULL, 4) for bar, each in energy.items()}
+    return [loud.get(bar, 0.0) for bar in range(max(loud, default=-1) + 1)]
 
 
 def of_heard(speech: Iterable[Event], playback: Iterable[Event]) -> Levels:
     """What was heard of the assistant's audio, by its playback reports, to a bar."""
     turns: dict[int, tuple[int, bytearray]] = {}
     for each in speech:
-        if isinstance(each, SpeechAudio):
+        if isinstance(each, SpeechAudio) and each.offset < LONGEST_TURN_S * each.rate:
             rate, audio = turns.setdefault(each.turn, (each.rate, bytearray()))
             begin = each.offset * rate // each.rate * 2
             audio.extend(bytes(max(0, begin - len(audio))))
@@ -64,10 +72,9 @@ def of_heard(speech: Iterable[Event], playback: Iterable[Event]) -> Levels:
     }
     heard: dict[int, float] = {}
     for report in playback:
-        if isinstance(report, Played):
+        if isinstance(report, Played) and report.mic < LONGEST_CALL_S * MIC_RATE:
             levels = made.get(report.turn, [])
-            for ms in range(report.start, report.end, BAR_MS // 2):
+            for ms in range(report.start, min(report.end, len(levels) * BAR_MS), BAR_MS // 2):
                 bar = (report.mic * 1000 // MIC_RATE + ms - report.start) // BAR_MS
-                level = levels[ms // BAR_MS] if ms // BAR_MS < len(levels) else 0.0
-                heard[bar] = max(heard.get(bar, 0.0), level)
+                heard[bar] = max(heard.get(bar, 0.0), levels[ms // BAR_MS])
     return [heard.get(bar, 0.0) for bar in range(max(heard, default=-1) + 1)]

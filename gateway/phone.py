@@ -10,6 +10,7 @@ The same under /telnyx: ``gateway.carriers`` has what is different.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import suppress
 from functools import partial
@@ -41,6 +42,7 @@ TICKET_S = 120
 LONGEST_CALL_S = 86_400
 """Seconds for which it is known which session a call has."""
 LONGEST_FORM = 64 << 10
+_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TOLD = ("From", "To", "CallerName", "FromCity", "FromCountry")
 """Fields of the company's request that the call brings along, if they are set."""
 
@@ -187,6 +189,8 @@ def _public(request: Request, public_url: str) -> str:
 
 
 def _markup(inner: str) -> str:
+    """A whole document; what callers bring along may hold characters that XML cannot."""
+    inner = _NO_XML.sub("", inner)
     return f'<?xml version="1.0" encoding="UTF-8"?><Response>{inner}</Response>'
 
 

@@ -8,6 +8,7 @@ from the last moment at which somebody did, so that no limit expires meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bus.events import MIC_RATE, Event, Final, Input, MicAudio, Partial, Played, Said, Sentence, TurnRecord
@@ -56,8 +57,7 @@ class Heard:
     position: int = 0
     """What stands on the mic stream ends here: what the client sends next begins here."""
     known_until: int = 0
-    paused_at: int = 0
-    """Where the utterance that goes on had paused."""
+    """Up to where audio is in some text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def recover(left: Left, pre_roll_ms: int) -> Recovered:
         state=state,
         timers=last.timers,
         at=last.at + _served_since(left),
-        mic=Heard(_position(left.mic), known, known),
+        mic=Heard(_position(left.mic), known),
         quiet=_quiet(left),
         starts={u: starts[u] for u in pending if u in starts},
         over=over & pending,
@@ -148,7 +148,11 @@ def _afresh(left: Left, journal: Sequence[Input]) -> Recovered:
     """The journal is of another version, or empty: the conversation goes on, but no turn or utterance of it does."""
     turns = [getattr(e, "turn", 0) for s in (left.reply, left.speech, left.history, left.records) for e in _events(s)]
     heard = [getattr(e, "utterance", 0) for s in (left.mic, left.transcript, left.records) for e in _events(s)]
-    rules = [read_rules(entry) for entry in journal if entry.name == RULES]
+    rules = []
+    for entry in journal:
+        if entry.name == RULES:
+            with suppress(BadJournal):
+                rules.append(read_rules(entry))
     last = max([*turns, left.watermark if left.watermark < 2**31 - 1 else 0], default=0)
     # One more than was seen: an offer may have been made of which nothing is written yet.
     state = Conversation(turn=Turn(last + 1, 0, TurnState.CANCELLED), heard=max(heard, default=0) + 1)

@@ -5,13 +5,13 @@ Pure: it takes the entries of ``<session>:inputs`` and the times that stand in t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from bus import events
+from bus.foreign import read_json
 from gateway import inputs
 from gateway.conductor import policy
 from gateway.duplex import Duplex
@@ -201,7 +201,7 @@ def _opens(action: inputs.Action, turn: int = 0) -> bool:
 
 def _at(entry: events.Input) -> float:
     try:
-        data: Any = json.loads(entry.data)
+        data: Any = read_json(entry.data)
         return float(data["at"])
     except (KeyError, TypeError, ValueError):
         raise BadJournal(f"{entry.name} has no time") from None

@@ -6,16 +6,21 @@ much the session's own clock was ahead of it.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bus.events import MIC_RATE, Event, Final, Input, Played, Said, Sentence, TurnRecord
+from bus.foreign import read_json
 from bus.history import conversation
 from bus.waterfall import Step, spans, steps
+from gateway.inputs import SpeechPaused, SpeechStarted
+from gateway.journal import BadJournal, read_input
 from gateway.names import turn_item, utterance_item
+
+log = logging.getLogger(__name__)
 
 MARKS = ("held", "resumed", "cancelled")
 
@@ -35,7 +40,7 @@ class Streams:
 def story(session: str, streams: Streams) -> dict[str, Any]:
     """``entries`` of the conversation as heard, with what was never heard; ``marks`` of it; ``turns``."""
     clock = _clock(streams.inputs)
-    records = {each.turn: each for each in streams.records if isinstance(each, TurnRecord)}
+    records = {each.turn: _readable(each) for each in streams.records if isinstance(each, TurnRecord)}
     heard = _heard(streams.playback)
     entries = [
         *_caller(session, streams),
@@ -50,10 +55,27 @@ def story(session: str, streams: Streams) -> dict[str, Any]:
     }
 
 
+def _readable(record: TurnRecord) -> TurnRecord:
+    """A record whose steps can be read; without any where they cannot."""
+    try:
+        steps(record)
+    except ValueError as error:
+        log.warning("%s", error)
+        return replace(record, steps="[]")
+    return record
+
+
 def _clock(inputs: Sequence[Event]) -> float:
     """By how much the session's clock is ahead of the caller's audio: at least what any onset was found late."""
-    told = (each for each in inputs if isinstance(each, Input) and each.name in ("SpeechStarted", "SpeechPaused"))
-    ahead = [data["at"] - data["offset"] / MIC_RATE for data in (json.loads(each.data) for each in told)]
+    ahead = []
+    for each in inputs:
+        if isinstance(each, Input) and each.name in ("SpeechStarted", "SpeechPaused"):
+            try:
+                heard = read_input(each)
+                if isinstance(heard, SpeechStarted | SpeechPaused):
+                    ahead.append(float(heard.at) - heard.offset / MIC_RATE)
+            except (BadJournal, OverflowError, TypeError, ValueError):
+                log.warning("an entry of the journal cannot be read: %s", each.name)
     return min(ahead, default=0.0)
 
 
@@ -129,13 +151,17 @@ def _opened(record: TurnRecord | None, clock: float) -> float:
 
 
 def _onsets(inputs: Sequence[Event]) -> list[dict[str, Any]]:
-    decided = (json.loads(each.actions) for each in inputs if isinstance(each, Input) and each.actions)
-    return [
-        {"name": "onset", "at": round(fields["offset"] / MIC_RATE, 3), "utterance": fields["utterance"]}
-        for actions in decided
-        for name, fields in actions
-        if name == "StartUtterance"
-    ]
+    found = []
+    for each in inputs:
+        if isinstance(each, Input) and each.actions:
+            try:
+                started = [fields for name, fields in read_json(each.actions) if name == "StartUtterance"]
+                told = [(int(fields["utterance"]), round(fields["offset"] / MIC_RATE, 3)) for fields in started]
+            except (KeyError, OverflowError, TypeError, ValueError):
+                log.warning("what was decided on %s cannot be read", each.name)
+                continue
+            found += [{"name": "onset", "at": at, "utterance": utterance} for utterance, at in told]
+    return found
 
 
 def _marks(records: dict[int, TurnRecord], clock: float) -> list[dict[str, Any]]:

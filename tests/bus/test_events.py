@@ -14,12 +14,21 @@ VALUES = {
     "str": st.text(),
     "bytes": st.binary().filter(lambda raw: len(raw) % 2 == 0),
 }
+POSITIONS = st.integers(0, 2**40)
+PLACES = {
+    "offset": POSITIONS,
+    "start": POSITIONS,
+    "end": POSITIONS,
+    "mic": POSITIONS,
+    "rate": st.integers(8000, 192_000),
+}
+"""What has a range of its own."""
 
 
 @st.composite
 def events(draw):
     kind = draw(st.sampled_from(sorted(TYPES.values(), key=lambda kind: kind.type)))
-    values = {f.name: draw(VALUES[str(f.type)]) for f in dataclasses.fields(kind) if f.name != "at"}
+    values = {f.name: draw(PLACES.get(f.name, VALUES[str(f.type)])) for f in dataclasses.fields(kind) if f.name != "at"}
     return kind(**values, at=draw(st.integers(1, 2**41)))
 
 
@@ -51,6 +60,9 @@ def test_newer_fields_and_types_are_ignored():
     ("change", "complaint"),
     [
         ({b"turn": b"two"}, "field 'turn' is b'two'; expected int"),
+        ({b"turn": b"9" * 20}, "field 'turn' is b'99999999999999999999'; expected int"),
+        ({b"rate": b"40"}, "field 'rate' is b'40'; expected int from 8000 to 192000"),
+        ({b"offset": b"-1"}, "field 'offset' is b'-1'; expected int from 0 to"),
         ({b"pcm": b"\0"}, "pcm has 1 bytes"),
         ({b"text": b"\xff"}, "field 'text'"),
     ],
@@ -68,3 +80,8 @@ def test_a_missing_field_is_named():
     del known[b"rate"]
     with pytest.raises(BadEvent, match="field 'rate' is missing"):
         decode(known)
+
+
+def test_half_a_surrogate_pair_is_written_as_a_question_mark():
+    """Redis holds UTF-8: a text that has none is not a reason to lose its event."""
+    assert decode(on_the_wire(SpeechAudio(1, 1, 0, 0, 0, 22050, "a\ud83d", "exact", b"\0\0"))).text == "a?"

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.duplex import Duplex, HalfDuplex
+from gateway.duplex import Duplex
 from gateway.floor import Floor
 from gateway.inputs import (
     AllStopped,
@@ -289,7 +289,7 @@ def test_cleared_speech_is_forgotten_and_what_it_held_plays_on():
 
 def test_half_duplex_ignores_the_microphone_while_the_assistant_speaks():
     """With barge-in off, speech during playback is no utterance; before and after it is."""
-    talk = Talk(HalfDuplex()).speaking()
+    talk = Talk(Duplex(may_interrupt=False)).speaking()
     assert talk(SpeechStarted, 500) == []
     assert talk(SpeechPaused, 600) == talk(SpeechEnded, 700) == []
     talk(PlayedOut, 1)

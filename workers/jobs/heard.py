@@ -11,6 +11,7 @@ import numpy.typing as npt
 import soxr
 
 from bus.events import MIC_RATE, Played, SpeechAudio
+from bus.wire import LONGEST_CALL_S
 
 Int16 = npt.NDArray[np.int16]
 
@@ -19,6 +20,8 @@ JOIN_MS = 250
 
 Audio also leaves up to 200 ms ahead of its time, so a continuation that seems early always follows without a gap.
 """
+LONGEST_TURN_S = 3600
+"""Seconds of a turn's audio that are laid out."""
 _MS = MIC_RATE // 1000
 
 
@@ -42,11 +45,13 @@ def place(speech: Iterable[SpeechAudio], playback: Iterable[Played]) -> Int16:
     """What was heard as samples at 16 kHz from the beginning of the session, silence where nothing was heard."""
     turns = _turns(speech)
     stretches = _stretches(playback)
-    samples = np.zeros(max((stretch.after for stretch in stretches), default=0), np.int16)
-    for stretch in stretches:
-        audio = turns.get(stretch.turn, np.zeros(0, np.int16))[stretch.start * _MS : stretch.end * _MS]
-        samples[stretch.at : stretch.at + len(audio)] = audio
-    return samples if turns else np.zeros(0, np.int16)
+    none = np.zeros(0, np.int16)
+    pieces = [(each.at, turns.get(each.turn, none)[each.start * _MS : each.end * _MS]) for each in stretches]
+    pieces = [(at, piece) for at, piece in pieces if len(piece)]
+    samples = np.zeros(max((at + len(piece) for at, piece in pieces), default=0), np.int16)
+    for at, piece in pieces:
+        samples[at : at + len(piece)] = piece
+    return samples
 
 
 def moments(playback: Iterable[Played]) -> dict[int, tuple[int, int]]:
@@ -68,7 +73,7 @@ def _stretches(playback: Iterable[Played]) -> list[_Stretch]:
         for stretch in done:
             if stretch.turn == event.turn and stretch.end > event.start:
                 stretch.end = max(stretch.start, event.start)
-        if event.end <= event.start:
+        if event.end <= event.start or event.mic >= LONGEST_CALL_S * MIC_RATE:
             continue
         last = done[-1] if done else None
         free = last.after if last else 0
@@ -94,6 +99,8 @@ def _turns(speech: Iterable[SpeechAudio]) -> dict[int, Int16]:
     rates: dict[int, int] = {}
     whole: dict[int, bytearray] = {}
     for event in speech:
+        if event.offset >= LONGEST_TURN_S * event.rate:
+            continue
         rate = rates.setdefault(event.turn, event.rate)
         pcm, begin = event.pcm, event.offset * 2
         if event.rate != rate:

@@ -31,7 +31,7 @@ from bus.connect import connector
 from bus.events import MIC_RATE, Amended, Event, Final, MicAudio, Played, Said, SpeechAudio
 from bus.keys import is_session, session_key
 from bus.settings import BusSettings, load
-from bus.wire import decode
+from bus.wire import LONGEST_CALL_S, decode
 from workers.jobs.heard import Int16, moments, place
 from workers.jobs.queue import follow_up
 from workers.jobs.webvtt import webvtt
@@ -106,7 +106,8 @@ def stereo(client: Redis, session: str) -> Int16:
 
 def caller(audio: Iterator[MicAudio]) -> Int16:
     """The caller's samples from the beginning of the session; what is missing is silence."""
-    chunks = [(event.offset, np.frombuffer(event.pcm, "<i2")) for event in audio]
+    longest = LONGEST_CALL_S * MIC_RATE
+    chunks = [(event.offset, np.frombuffer(event.pcm, "<i2")) for event in audio if event.offset < longest]
     samples = np.zeros(max((offset + len(chunk) for offset, chunk in chunks), default=0), np.int16)
     for offset, chunk in chunks:
         samples[offset : offset + len(chunk)] = chunk

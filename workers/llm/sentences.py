@@ -13,6 +13,8 @@ CLAUSE_AFTER = 240
 """Characters without an end after which a sentence is cut at its last clause mark, so that speech can start."""
 SPACE_AFTER = 480
 """Characters without an end or a clause mark after which it is cut at its last space."""
+CUT_AFTER = 2400
+"""Characters without any of these after which it is cut where it stands."""
 
 _CJK_MARKS = "。！？｡"
 _CLOSERS = re.compile(r"[)\]}\"'”’»」』）】]+\s*")
@@ -34,9 +36,9 @@ class SentenceSplitter:
         """What has not been released."""
 
     def push(self, delta: str) -> list[str]:
-        """Take a piece of text; the sentences that became certain with it."""
+        """Take a piece of text; the sentences that became certain with it. Half a surrogate pair is left out."""
         sentences: list[str] = []
-        for character in delta:
+        for character in delta.encode("utf-8", "ignore").decode():
             self._text += character
             if character == "\n":
                 sentences += self.finish()
@@ -73,6 +75,8 @@ class SentenceSplitter:
         cut = max((match.end() for match in _CLAUSE.finditer(text)), default=0)
         if not cut and len(text.strip()) > SPACE_AFTER:
             cut = text.rstrip().rfind(" ") + 1
+        if not cut and len(text) > CUT_AFTER:
+            cut = len(text)
         head = text[:cut].strip()
         if not head:
             return []

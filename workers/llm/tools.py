@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bus.events import Said
+from bus.foreign import read_json
 
 PENDING = '{"status": "in progress; its result will follow"}'
 """What the model is shown of a call whose output has not come yet, so that it does not call again."""
@@ -58,13 +58,16 @@ class Request:
 
 
 def read_request(text: str) -> tuple[Request, list[Said] | None]:
-    """A TurnOffer's ``request``: what the model may do, and the conversation it brings, if any."""
-    told: dict[str, Any] = json.loads(text) if text else {}
-    request = Request(tuple(told.get("tools", ())), told.get("tool_choice", "auto"), told.get("max_tokens", 0))
-    given = told.get("conversation")
-    if given is None:
-        return request, None
-    return request, [Said(f"given {n}", **{"text": "", **message}) for n, message in enumerate(given)]
+    """A TurnOffer's ``request``: what the model may do, and the conversation it brings, if any. Raises ValueError."""
+    try:
+        told: dict[str, Any] = read_json(text) if text else {}
+        tools, most, given = tuple(told.get("tools", ())), int(told.get("max_tokens", 0)), told.get("conversation")
+        request = Request(tools, told.get("tool_choice", "auto"), most)
+        if given is None:
+            return request, None
+        return request, [Said(f"given {n}", **{"text": "", **message}) for n, message in enumerate(given)]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"the turn's request cannot be read: {error}") from None
 
 
 def arranged(conversation: Sequence[Said]) -> list[Said]:

@@ -146,5 +146,8 @@ def _without_breaks(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 def _host(url: str, language: str) -> str:
     """An address as it is said: its host."""
-    host = urlsplit(url if "://" in url else f"https://{url}").netloc.removeprefix("www.")
+    try:
+        host = urlsplit(url if "://" in url else f"https://{url}").netloc.removeprefix("www.")
+    except ValueError:
+        return url  # it only looks like one
     return host.replace(".", " dot ") if language.lower().startswith("en") else host

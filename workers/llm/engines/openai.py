@@ -23,6 +23,7 @@ from bus.settings import BusSettings, load, masked
 from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message, Observed
 from workers.llm.engines.llama import NotYet, Slots, Watch, recognise
+from workers.llm.engines.openai_bounds import bound
 from workers.llm.engines.openai_calls import PartialCalls, options, wire
 from workers.llm.tools import Call, CallPiece, Finish, Request
 
@@ -96,8 +97,9 @@ class OpenAI:
         try:
             # Retries are this engine's own: only where nothing was said yet.
             self._client = openai.AsyncOpenAI(
-                api_key=self._key, base_url=f"{self._root}/v1", timeout=timeout, max_retries=0
-            )
+                api_key=self._key, base_url=f"{self._root}/v1", timeout=timeout, max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, timeout=timeout),
+            )  # fmt: skip
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except Exception:

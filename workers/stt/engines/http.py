@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
 import wave
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from pydantic import Field, SecretStr
 
+from bus.foreign import read_json
 from bus.settings import BusSettings, load
 from workers.engines import EngineError
+from workers.servers import TooLong, address_of, body_of, key_of, reason_in
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ PATH = "/audio/transcriptions"
 CONNECT_S = 5.0
 RETRY_S = 0.25
 """Seconds between the two attempts."""
+LONGEST_ANSWER = 1 << 20
+"""Bytes: hours of speech have fewer words."""
 SHORTEST = RATE // 10
 """Samples up to which silence is appended: OpenAI refuses audio of less than 0.1 s."""
 
@@ -68,7 +70,9 @@ class Http:
 
     async def load(self) -> None:
         """Make the client. A server that is down now is asked again at the next utterance. Raises EngineError."""
-        address, self._key = _address(self.settings.stt_url), _key(self.settings)
+        settings = self.settings
+        address = address_of(settings.stt_url, "STT_URL", PATH)
+        self._key = key_of(settings.stt_api_key, settings.stt_api_key_file, "STT_API_KEY")
         self._client = httpx2.AsyncClient(
             base_url=address,
             headers={"authorization": f"Bearer {self._key}"} if self._key else {},
@@ -108,18 +112,20 @@ class Http:
         if language:
             fields["language"] = language
         try:
-            answer = await self._client.post(
-                PATH, data=fields, files={"file": ("utterance.wav", _as_wav(pcm), "audio/wav")}
-            )
-        except httpx2.HTTPError as error:
+            files = {"file": ("utterance.wav", _as_wav(pcm), "audio/wav")}
+            async with self._client.stream("POST", PATH, data=fields, files=files) as answer:
+                body = await body_of(answer.aiter_bytes(), LONGEST_ANSWER)
+        except TooLong as error:
+            raise Refused(f"the transcription server sent {error}") from error
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
             reason = f"{type(error).__name__} {str(error)[:200]}".strip()
             raise EngineError(f"the connection to the transcription server failed: {reason}") from error
         if answer.status_code != 200:
             kind = EngineError if answer.status_code >= 500 else Refused
-            reason = _reason(answer.content, answer.reason_phrase).replace(self._key or "\0", "***")[:200]
+            reason = reason_in(body, answer.reason_phrase).replace(self._key or "\0", "***")[:200]
             raise kind(f"the transcription server answered {answer.status_code}: {reason}")
         try:
-            text = answer.json()["text"]
+            text = read_json(body)["text"]
         except (ValueError, KeyError, TypeError):
             text = None
         if not isinstance(text, str):
@@ -180,49 +186,3 @@ def _as_wav(pcm: bytes) -> bytes:
         writer.setparams((1, 2, RATE, 0, "NONE", ""))
         writer.writeframes(pcm.ljust(2 * SHORTEST, b"\0"))
     return file.getvalue()
-
-
-def _address(url: str) -> str:
-    """``url`` ending in ``/v1``. Raises EngineError, which never shows what may be a secret."""
-    secretive = any(sign in url for sign in "@?#")
-    try:
-        parts = httpx2.URL(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.host) and not secretive
-    except httpx2.InvalidURL:
-        valid = False
-    if not valid:
-        raise EngineError(
-            f"STT_URL={'(hidden)' if secretive else url[:80]}: expected http://host:port/v1, without user, password "
-            "or query; a key goes into STT_API_KEY_FILE"
-        )
-    return url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + "/v1"
-
-
-def _key(settings: HttpSettings) -> str:
-    """The key, "" for none. Raises EngineError when it cannot be one, or its file has none."""
-    key, file, source = settings.stt_api_key.get_secret_value(), settings.stt_api_key_file, "STT_API_KEY"
-    if not key and file is not None:
-        source = f"STT_API_KEY_FILE={file}"
-        try:
-            key = next(iter(file.read_text().split()), "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EngineError(f"{source}: cannot be read: {type(error).__name__}") from error
-        if not key:
-            raise EngineError(f"{source}: is empty; expected the key")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise EngineError(f"{source}: expected a key of printable ASCII characters without spaces")
-    return key
-
-
-def _reason(body: bytes, otherwise: str) -> str:
-    """The message in an error's JSON, wherever such servers put it; nothing that they quote of the request."""
-    try:
-        said: Any = json.loads(body)
-    except ValueError:
-        return otherwise
-    while not isinstance(said, str):
-        if isinstance(said, dict):
-            said = next((said[name] for name in ("error", "message", "detail", "msg") if said.get(name)), otherwise)
-        else:
-            said = said[0] if isinstance(said, list) and said else otherwise
-    return " ".join(said.split())

@@ -10,7 +10,6 @@ its model has stopped is not known: the acknowledgement says what was done.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, aclosing
@@ -24,6 +23,7 @@ from pydantic import Field, SecretStr
 from bus.cancel import CancelToken
 from bus.settings import BusSettings, load
 from workers.engines import EngineError
+from workers.servers import address_of, key_of, reason_in
 from workers.tts.engine import Chunk, Waste
 from workers.tts.engines.http_cancel import SESSION, CancelEndpoint
 from workers.tts.engines.http_sound import HttpSound, Refused
@@ -90,7 +90,9 @@ class Http:
 
     async def load(self) -> None:
         """Make the client. A server that is down now is asked again at the next sentence. Raises EngineError."""
-        address, self._key = _address(self.settings.tts_url), _key(self.settings)
+        settings = self.settings
+        address = address_of(settings.tts_url, "TTS_URL", PATH)
+        self._key = key_of(settings.tts_api_key, settings.tts_api_key_file, "TTS_API_KEY")
         self._client = httpx2.AsyncClient(
             base_url=address,
             headers={"authorization": f"Bearer {self._key}"} if self._key else {},
@@ -205,7 +207,7 @@ class Http:
         while len(body) < REASON_LIMIT and (piece := await patience.until(anext(pieces, None), due)) is not None:
             body += piece
         kind = EngineError if answer.status_code >= 500 else Refused
-        reason = _reason(body, answer.reason_phrase).replace(self._key or "\0", "***").replace(text, "...")[:200]
+        reason = reason_in(body, answer.reason_phrase).replace(self._key or "\0", "***").replace(text, "...")[:200]
         return kind(f"the voice server answered {answer.status_code}: {reason}")
 
 
@@ -234,49 +236,3 @@ class _Patience:
     def _hurry(self) -> None:
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(0.0)
-
-
-def _address(url: str) -> str:
-    """``url`` ending in ``/v1``. Raises EngineError, which never shows what may be a secret."""
-    secretive = any(sign in url for sign in "@?#")
-    try:
-        parts = httpx2.URL(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.host) and not secretive
-    except httpx2.InvalidURL:
-        valid = False
-    if not valid:
-        raise EngineError(
-            f"TTS_URL={'(hidden)' if secretive else url[:80]}: expected http://host:port/v1, without user, password "
-            "or query; a key goes into TTS_API_KEY_FILE"
-        )
-    return url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + "/v1"
-
-
-def _key(settings: HttpSettings) -> str:
-    """The key, "" for none. Raises EngineError when it cannot be one, or its file has none."""
-    key, file, source = settings.tts_api_key.get_secret_value(), settings.tts_api_key_file, "TTS_API_KEY"
-    if not key and file is not None:
-        source = f"TTS_API_KEY_FILE={file}"
-        try:
-            key = next(iter(file.read_text().split()), "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EngineError(f"{source}: cannot be read: {type(error).__name__}") from error
-        if not key:
-            raise EngineError(f"{source}: is empty; expected the key")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise EngineError(f"{source}: expected a key of printable ASCII characters without spaces")
-    return key
-
-
-def _reason(body: bytes, otherwise: str) -> str:
-    """The message in an error's JSON, wherever such servers put it; nothing that they quote of the request."""
-    try:
-        said: Any = json.loads(body)
-    except ValueError:
-        return otherwise
-    while not isinstance(said, str):
-        if isinstance(said, dict):
-            said = next((said[name] for name in ("error", "message", "detail", "msg") if said.get(name)), otherwise)
-        else:
-            said = said[0] if isinstance(said, list) and said else otherwise
-    return " ".join(said.split())
