@@ -37,7 +37,7 @@ LISTENS = (0.6, 1.4)
 """Seconds of a reply that are heard before it is interrupted, from and to."""
 
 
-def _frames(codes: bytes) -> list[str]:
+def in_frames(codes: bytes) -> list[str]:
     """Mu-law in frames of 20 ms, as a message carries them."""
     padded = codes + b"\xff" * (-len(codes) % coded.FRAME)
     pieces = (padded[at : at + coded.FRAME] for at in range(0, len(padded), coded.FRAME))
@@ -47,7 +47,7 @@ def _frames(codes: bytes) -> list[str]:
 def _quiet() -> list[str]:
     """A second of a line on which nobody speaks."""
     noise = np.random.default_rng(1).normal(0, NOISE, PCMU.rate)
-    return _frames(PCMU.encode(np.rint(noise).astype("<i2").tobytes()))
+    return in_frames(PCMU.encode(np.rint(noise).astype("<i2").tobytes()))
 
 
 QUIET = _quiet()
@@ -66,7 +66,7 @@ class Speech:
         pcm = load(file)
         begin, end = (int(ms * PER_MS) for ms in sounding(pcm))
         codes = PCMU.encode(soxr.resample(pcm[begin:end], 1000 * PER_MS, PCMU.rate).astype("<i2").tobytes())
-        return cls(_frames(codes), len(codes) / PCMU.rate)
+        return cls(in_frames(codes), len(codes) / PCMU.rate)
 
     @property
     def last(self) -> float:

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +16,10 @@ from benchmarks.peers import coded, table
 from benchmarks.peers.account import Step
 from benchmarks.peers.hearing import Hearing
 from benchmarks.peers.models import SeenModels
-from benchmarks.peers.phone import PATIENCE, Phone, Speech, _frames
+from benchmarks.peers.phone import Phone, Speech, in_frames
 from benchmarks.peers.run import measure
 from benchmarks.peers.sides import Running
+from benchmarks.peers.usage import Usage, between, descendants, usage
 from gateway.codecs import PCMU
 from tests.benchmarks.scripted_peer import Faults, ScriptedPeer
 
@@ -135,7 +140,7 @@ def test_marks_come_back_when_all_before_them_was_played_or_cleared():
 def sentence():
     time = np.arange(8000 * 6 // 10) / 8000
     codes = PCMU.encode((8000 * np.sin(2 * np.pi * 440 * time)).astype("<i2").tobytes())
-    return Speech(_frames(codes), 0.6)
+    return Speech(in_frames(codes), 0.6)
 
 
 async def step(sentence, faults, seconds=4.0, **pace):
@@ -161,7 +166,7 @@ async def test_a_good_server_is_said_to_be_good(sentence):
     ]
     assert all(clear >= min(took) for clear in seen.clear) and all(clear >= 20 for clear in seen.clear)
     assert len(seen.response) == seen.utterances and min(seen.response) >= 200
-    assert seen.memory == {} or "callers" in seen.memory
+    assert seen.cpu["callers"] > 0 and seen.memory["callers"] > 0
 
 
 async def test_stale_frames_are_counted(sentence):
@@ -176,17 +181,35 @@ async def test_a_reply_that_runs_dry_is_seen(sentence):
 
 async def test_a_reply_that_does_not_come_is_missing(sentence, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.phone.PATIENCE", 0.3)
-    assert PATIENCE > 1
     seen, _ = await step(sentence, Faults(mute=True))
     assert seen.missing == seen.utterances >= 1 and not seen.response
 
 
 async def test_a_call_that_is_refused_is_broken(sentence):
-    import random
-
     phone = Phone("ws://127.0.0.1:9/", [sentence], "x", random.Random(1))
     await asyncio.wait_for(phone.run(), 10)
     assert phone.broken
+
+
+# -- what processes cost
+
+
+def test_what_a_process_starts_is_counted_with_it():
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() == b"1\n"
+        found = descendants(parent.pid)
+        assert len(found) == 2 and parent.pid in found
+        assert os.getpid() not in found and sum(usage(dict.fromkeys(found, "x")).memory.values()) > 5
+        parent.stdin.close()
+
+
+def test_cpu_is_told_by_name_in_percent_of_a_core():
+    before = Usage(10.0, {1: ("gateway", 5.0), 2: ("stt", 1.0)}, {}, 100.0)
+    after = Usage(20.0, {1: ("gateway", 7.0), 2: ("stt", 1.5), 3: ("gateway", 1.0)}, {}, 110.0)
+    cpu, machine = between(before, after)
+    assert cpu == {"gateway": pytest.approx(30.0), "stt": pytest.approx(5.0)}
+    assert machine == pytest.approx(100.0 / os.cpu_count())
 
 
 # -- what is written of it
