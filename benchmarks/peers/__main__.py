@@ -3,17 +3,18 @@
 Each side in turn, at each number of calls, with a fresh server: every caller speaks, hears the reply for a while, and
 interrupts it, again and again. All sides ask the same scripted model servers (100 ms to a text, 150 ms to the first
 token and 40 tokens a second, 80 ms to the first audio, four times as fast as it is heard). Then 200 short calls each,
-eight at a time, for the memory that they leave behind, and one call each whose server is killed. What is measured, and
+six at a time, for the memory that they leave behind, and one call each whose server is killed. What is measured, and
 how to read it: docs/benchmarks.md.
 
 With ``--from FILE`` nothing is measured: the tables of that run are printed. ``--docs`` puts them and the picture into
-docs/benchmarks.md. The whole run takes 20 minutes; the peers are installed first, into build/peers (1 GB).
+docs/benchmarks.md. The whole run takes 21 minutes; the peers are installed first, into build/peers (1 GB).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--calls", default="1,5,10,25,50", help="at once, comma-separated (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 30, 20, 12, 12, 12)")
+    parser.add_argument("--seconds", type=float, help="that a step is measured for (default: 30, 18, 10, 10, 10)")
     parser.add_argument("--short-calls", type=int, default=200, metavar="N", help="0: none (default: %(default)s)")
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="kill no server")
     parser.add_argument("--speech", type=Path, nargs="+", default=SENTENCES, help="sound files: what callers say")
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such side: {error}; there are: {', '.join(SIDES)}")
     except (ValueError, AudioError) as error:
         parser.error(str(error))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is ended
     for side in options.sides:
         side.install()
     print(f"machine: {machine()}")

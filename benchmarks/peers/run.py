@@ -21,16 +21,16 @@ from benchmarks.peers.sides import Running, Side
 from benchmarks.peers.usage import between, usage
 from tests.product import free_port
 
-SECONDS = {1: 30.0, 5: 20.0}
+SECONDS = {1: 30.0, 5: 18.0}
 """How long a step is measured by default; more calls need less."""
-FEWER = 12.0
+FEWER = 10.0
 STAGGER = 0.2
 """Seconds from one call's beginning to the next one's."""
 BEGINS = 15.0
 """Seconds in which every call may come to its first reply: some servers load models for each."""
 SETTLE = 2.0
 """Seconds after that before it is counted."""
-AT_A_TIME = 8
+AT_A_TIME = 6
 """Short calls."""
 CORES = os.cpu_count() or 1
 
