@@ -23,7 +23,7 @@ from bus.connect import OUTAGE
 from bus.events import Event
 from bus.keys import PREFIX, is_session, session_key, shard_of, work_key
 from bus.offers import SessionOffer, SpeakOffer, TurnOffer
-from bus.reader import Entry, read_entry
+from bus.reader import Entry, is_entry_id, read_entry
 from bus.streams import Bus, granted
 from bus.wire import encode
 
@@ -74,6 +74,9 @@ def _offer_in(key: str, entry: bytes, fields: dict[bytes, bytes]) -> Offer | Non
     if read is None or not isinstance(read.event, Offer):
         return None
     session = read.event.session
+    if not is_entry_id(getattr(read.event, "after", "0-0")):
+        log.warning("entry %s of %s left out: it begins after no entry", entry.decode(), key)
+        return None
     if not is_session(session) or not key.startswith(f"{PREFIX}:{{s{shard_of(session)}}}:"):
         log.warning("entry %s of %s left out: it offers %r", entry.decode(), key, session[:40])
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PAUSE = 40e-6
 """Seconds between two reads for each stream that is read: a read costs this process and the server time for each of
 them, so what comes is gathered where there are many. 250 streams, those of 50 calls, are read 125 times a second."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.008
+_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 HIGH_WATER = 2_000
 """Entries a follower may leave unread before its stream is no longer read for it."""
 
@@ -48,6 +50,11 @@ def position(entry_id: str) -> tuple[int, int]:
     """A stream id as a pair that compares as Redis compares ids."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)
+
+
+def is_entry_id(text: str) -> bool:
+    """Whether a text is the whole id of a stream entry: ``1795669552550-0``."""
+    return _ID.fullmatch(text) is not None
 
 
 class Unique:
@@ -165,7 +172,12 @@ class Reader:
         self._waker: asyncio.Task[None] | None = None
 
     def follow(self, key: str, after: str = "0-0") -> Subscription:
-        """Follow a stream from the entry after ``after``; the stream need not exist yet."""
+        """Follow a stream from the entry after ``after``; the stream need not exist yet.
+
+        Raises ValueError when ``after`` is no entry's id: a server would refuse to read any stream together with it.
+        """
+        if not is_entry_id(after):
+            raise ValueError(f"{after[:40]!r} is not the id of an entry")
         subscription = Subscription(key, after, self._on_change)
         self._subscriptions.setdefault(key, []).append(subscription)
         if self._task is None:

@@ -278,7 +278,9 @@ def create_app(
         own = bus or Bus(connector(settings.address()), shards=settings.bus_shards)
         app.state.gateway = gateway = Gateway(settings, own, detector)
         own.on_return(Assertion(own, gateway.sessions, gateway.work).run)
-        sweeper = Sweeper(own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept)
+        sweeper = Sweeper(
+            own, resume=settings.resume_s, retention=settings.retention_s, ended=gateway.swept, served=gateway.sessions
+        )
         tasks = [asyncio.create_task(gateway.announce()), asyncio.create_task(sweeper.run())]
         tasks.append(asyncio.create_task(gateway.places.run()))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 
 from bus import scripts
 from bus.cancel import raise_watermark
@@ -43,9 +43,15 @@ async def hold(bus: Bus, session: str, owner: str, seconds: float = LEASE) -> bo
 class Sweeper:
     """One gateway's share of looking after sessions that lost theirs. Belongs to one event loop."""
 
-    def __init__(self, bus: Bus, *, resume: float, retention: float, ended: Ended) -> None:
-        """``resume``: seconds a session may be without a gateway; ``retention``: seconds its keys are then kept."""
+    def __init__(
+        self, bus: Bus, *, resume: float, retention: float, ended: Ended, served: Container[str] = frozenset()
+    ) -> None:
+        """``resume``: seconds a session may be without a gateway; ``retention``: seconds its keys are then kept.
+
+        What is in ``served`` is this gateway's own, however late it is with its lease.
+        """
         self._bus = bus
+        self._served = served
         self._resume = resume
         self._retention = retention
         self._ended = ended
@@ -104,7 +110,8 @@ class Sweeper:
             for session in live:
                 pipe.exists(session_key(session, "lease:gateway"))
             held = await pipe.execute()
-        return [session for session, there in zip(live, held, strict=True) if not there]
+        lost = [session for session, there in zip(live, held, strict=True) if not there]
+        return [session for session in lost if session not in self._served]
 
     async def _unfinished(self, session: str) -> tuple[int, str, int]:
         """(turn, text heard of it, ms heard) of the turn that was going on; turn 0 if none was."""

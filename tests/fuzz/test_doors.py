@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from gateway.codecs import CODECS
 from gateway.door import allowed
+from gateway.protocols.dialect import TELNYX, TWILIO
 from gateway.protocols.realtime_config import RealtimeConfig
 from gateway.protocols.realtime_error import ProtocolError
 from gateway.protocols.realtime_items import said, whole
@@ -162,6 +163,8 @@ STARTS = [
     {"event": "connected"},
     {"event": "start", "streamSid": "MZ1", "start": {"callSid": "CA1", "customParameters": {
         "greeting": "x", "key": KEY, "ticket": "ek_x", "own_tools": "end_call"}}},
+    {"event": "start", "stream_id": "s", "start": {"call_control_id": "v3:1", "custom_parameters": {"ticket": "ek_x"},
+        "media_format": {"encoding": "PCMA", "sample_rate": 8000}}},
 ]  # fmt: skip
 
 
@@ -179,8 +182,8 @@ class Line:
         return {"type": "websocket.receive", "bytes" if isinstance(text, bytes) else "text": text}
 
 
-@fuzzed(st.lists(json_text(STARTS) | st.binary(max_size=30), max_size=4))
-def test_any_beginning_of_a_phone_line(texts):
+@fuzzed(st.sampled_from([TWILIO, TELNYX]), st.lists(json_text(STARTS) | st.binary(max_size=30), max_size=4))
+def test_any_beginning_of_a_phone_line(dialect, texts):
     """A call begins with a start message whose names are texts; without one its socket is closed."""
     begun = []
 
@@ -199,7 +202,7 @@ def test_any_beginning_of_a_phone_line(texts):
     async def ring():
         from gateway.limits import Limits
 
-        connection = TwilioConnection(Line(texts), "s0-abcd", Profile(), Limits())
+        connection = TwilioConnection(Line(texts), "s0-abcd", Profile(), Limits(), dialect)
         with contextlib.suppress(WebSocketDisconnect):
             await connection.run(make_session, admit, recall, None)
 

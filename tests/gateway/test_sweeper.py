@@ -31,11 +31,16 @@ def ended():
 
 
 @pytest.fixture
-def sweeper(bus, ended):
+def served():
+    return set()
+
+
+@pytest.fixture
+def sweeper(bus, ended, served):
     async def note(session, config):
         ended.append((session, config.get("record")))
 
-    return Sweeper(bus, resume=0.0, retention=60.0, ended=note)
+    return Sweeper(bus, resume=0.0, retention=60.0, ended=note, served=served)
 
 
 async def speak(bus, turn, words, heard):
@@ -130,3 +135,14 @@ async def test_a_session_that_had_said_nothing_is_ended_too(bus, sweeper, ended)
     await sweeper.look()
     assert ended == [(SESSION, None)]
     assert await read(bus, SESSION) == []
+
+
+async def test_a_gateway_that_is_late_with_its_leases_ends_none_of_its_own_calls(bus, sweeper, ended, served):
+    """Its lease has expired and it serves the call all the same: it will say so once it gets to it."""
+    await alone(bus)
+    served.add(SESSION)
+    await sweeper.look()
+    assert not ended and await watermark(bus, SESSION) == 0
+    served.clear()
+    await sweeper.look()
+    assert [session for session, _ in ended] == [SESSION]

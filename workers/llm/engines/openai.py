@@ -187,12 +187,15 @@ class OpenAI:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     break
-                choice = chunk.choices[0] if chunk.choices else None
-                finish = (choice and choice.finish_reason) or finish
-                # Usage, progress and reasoning come in chunks without content: none of them is spoken.
-                usage = chunk.usage or usage
-                delta = choice.delta.content if choice is not None and choice.delta else None
-                called, pieces = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
+                try:
+                    choice = chunk.choices[0] if chunk.choices else None
+                    finish = (choice and choice.finish_reason) or finish
+                    # Usage, progress and reasoning come in chunks without content: none of them is spoken.
+                    usage = chunk.usage or usage
+                    delta = choice.delta.content if choice is not None and choice.delta else None
+                    called, pieces = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
+                except (AttributeError, LookupError, TypeError) as error:  # the package takes any JSON for a chunk
+                    raise EngineError(f"the model server sent what is no chunk of an answer: {error}"[:200]) from error
                 if watch is not None and slots is not None:
                     progress = "prompt_progress" in (chunk.model_extra or {})
                     slots.sent(watch, progress=progress, word=bool(delta) or called)
@@ -223,7 +226,7 @@ class OpenAI:
             raise EngineError(f"the model server cannot be reached: {_cause(error)}") from error
         except openai.APIError as error:
             raise EngineError(f"the model server failed: {self._reason(error)}") from error
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise EngineError(f"the model server's answer broke off: {type(error).__name__}") from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] in CONNECTION_LIBRARIES:
