@@ -31,7 +31,7 @@ from tests.product import ROOT
 from tests.speech import FOLDER
 
 SENTENCES = [FOLDER / f"{name}.wav" for name in ("time", "count", "story")]
-VARIANTS = ("bargein-eager", "pipecat-0.6")
+VARIANTS = ("bargein-300", "bargein-eager", "pipecat-0.6")
 """The same server with another setting: its memory over short calls and its end by kill -9 are no others."""
 
 

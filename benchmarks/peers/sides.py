@@ -158,8 +158,11 @@ SIDES: dict[str, Side] = {
     side.name: side
     for side in (
         Bargein("bargein", "defaults: a turn ends after 500 ms of silence", {}),
+        Bargein("bargein-300", "END_OF_TURN_MS=300", {"END_OF_TURN_MS": "300"}),
         Bargein(
-            "bargein-eager", "EAGER_REPLY=true END_OF_TURN_MS=300", {"EAGER_REPLY": "true", "END_OF_TURN_MS": "300"}
+            "bargein-eager",
+            "EAGER_REPLY=true PAUSE_MS=100 END_OF_TURN_MS=300",
+            {"EAGER_REPLY": "true", "PAUSE_MS": "100", "END_OF_TURN_MS": "300"},
         ),
         Peer("pipecat", "pipecat-ai 1.14.0, defaults: Silero, smart-turn v3", "pipecat"),
         Peer("pipecat-0.6", "pipecat-ai 1.14.0, a turn ends after 0.6 s of silence", "pipecat", ("0.6",)),
