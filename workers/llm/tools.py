@@ -55,12 +55,15 @@ class Request:
     tool_choice: Any = "auto"
     max_tokens: int = 0
     """Of the reply; 0: as the engine is set."""
+    parallel: bool | None = None
+    """Whether several functions may be called at once; None: as the server has it."""
 
 
 def read_request(text: str) -> tuple[Request, list[Said] | None]:
     """A TurnOffer's ``request``: what the model may do, and the conversation it brings, if any."""
     told: dict[str, Any] = json.loads(text) if text else {}
-    request = Request(tuple(told.get("tools", ())), told.get("tool_choice", "auto"), told.get("max_tokens", 0))
+    tools, choice = tuple(told.get("tools", ())), told.get("tool_choice", "auto")
+    request = Request(tools, choice, told.get("max_tokens", 0), told.get("parallel"))
     given = told.get("conversation")
     if given is None:
         return request, None
