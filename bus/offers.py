@@ -21,8 +21,8 @@ class TurnOffer(Event):
     """A turn to answer, from the conversation up to and including history entry ``history``.
 
     ``said`` is what the caller has said since, when it is not certain yet that they are done. ``request`` is JSON with
-    what the turn may do besides: ``tools``, ``tool_choice``, ``max_tokens``, and ``conversation`` (messages as in Said)
-    when it answers that instead of the session's.
+    what the turn may do besides: ``tools``, ``tool_choice``, ``parallel``, ``max_tokens``, and ``conversation``
+    (messages as in Said) when it answers that instead of the session's.
     """
 
     type: ClassVar[str] = "turn"

@@ -13,12 +13,13 @@ from gateway.settings import Profile
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """None everywhere: as the session has it. ``tools`` and ``tool_choice`` as in ``Profile``."""
+    """None everywhere: as the session has it. ``tools``, ``tool_choice`` and ``parallel`` as in ``Profile``."""
 
     instructions: str | None = None
     text_only: bool | None = None
     tools: str | None = None
     tool_choice: str | None = None
+    parallel: bool | None = None
     max_tokens: int | None = None
     conversation: tuple[Said, ...] | None = None
     """What the model is shown instead of the session's conversation."""
@@ -39,6 +40,8 @@ class Request:
         told: dict[str, Any] = {}
         if tools:
             told |= {"tools": tools, "tool_choice": json.loads(choice or '"auto"')}
+            if (parallel := profile.parallel if self.parallel is None else self.parallel) is not None:
+                told["parallel"] = parallel
         if most:
             told["max_tokens"] = most
         if self.conversation is not None:

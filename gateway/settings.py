@@ -257,6 +257,8 @@ class Profile:
     """Functions that the model may call, as the Realtime protocol writes them: a JSON list, or empty."""
     tool_choice: str = ""
     """Which of them: JSON, as the Realtime protocol writes it; empty: as the model likes."""
+    parallel: bool | None = None
+    """Whether it may call several at once; None: as its server has it."""
     own_tools: tuple[str, ...] = ()
     """Functions that the gateway itself carries out, of ``gateway.own_tools``."""
     transfer_to: dict[str, str] = field(default_factory=dict)

@@ -209,6 +209,7 @@ class RealtimeConfig:
                 language=language,
                 tools=json.dumps(session["tools"]) if session["tools"] else "",
                 tool_choice=json.dumps(session["tool_choice"]),
+                parallel=session.get("parallel_tool_calls"),
                 max_tokens=most if isinstance(most, int) else 0,
             )
         if detection is None:

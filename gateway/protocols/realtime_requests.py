@@ -196,6 +196,7 @@ class Requests:
             text_only=None if modalities is None else modalities == ["text"],
             tools=None if tools is None else (json.dumps(tools) if tools else ""),
             tool_choice=None if choice is None else json.dumps(choice),
+            parallel=asked.get("parallel_tool_calls"),
             max_tokens=None if most is None else (most if isinstance(most, int) else 0),
             conversation=None if given is None else tuple(self._given(n, item) for n, item in enumerate(given)),
             voice=self._config.voice_of(asked),

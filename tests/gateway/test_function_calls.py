@@ -56,6 +56,18 @@ async def test_a_call_goes_out_and_its_result_is_spoken_about():
         assert (asked[3].text, asked[3].call_id) == ("22 degrees", item["call_id"])
 
 
+async def test_one_call_at_a_time_may_be_asked_for():
+    """parallel_tool_calls of the session, and of one response, reaches the model's server; absent, its own default."""
+    llm = CallingLlm()
+    async with running_stack(llm=llm) as stack, client(stack.ws) as call:
+        for number, (session, response) in enumerate([({}, {}), ({"parallel_tool_calls": False}, {}),
+                                                      ({}, {"parallel_tool_calls": True})], 1):  # fmt: skip
+            await call.send("session.update", session={"tools": [WEATHER], **session})
+            await call.send("response.create", response={"output_modalities": ["text"], **response})
+            await call.get("response.done", number)
+        assert [request.parallel for request in llm.requests] == [None, False, True]
+
+
 async def test_parallel_calls_have_names_of_their_own():
     """Two calls of one turn, though the server gave both the same id; one message with both, then both outputs."""
     llm = CallingLlm(["Let me look. ", PARIS, ROME])

@@ -55,6 +55,8 @@ class Request:
     tool_choice: Any = "auto"
     max_tokens: int = 0
     """Of the reply; 0: as the engine is set."""
+    parallel: bool | None = None
+    """Whether several functions may be called at once; None: as the server has it."""
 
 
 def read_request(text: str) -> tuple[Request, list[Said] | None]:
@@ -62,7 +64,7 @@ def read_request(text: str) -> tuple[Request, list[Said] | None]:
     try:
         told: dict[str, Any] = read_json(text) if text else {}
         tools, most, given = tuple(told.get("tools", ())), int(told.get("max_tokens", 0)), told.get("conversation")
-        request = Request(tools, told.get("tool_choice", "auto"), most)
+        request = Request(tools, told.get("tool_choice", "auto"), most, told.get("parallel"))
         if given is None:
             return request, None
         return request, [Said(f"given {n}", **{"text": "", **message}) for n, message in enumerate(given)]

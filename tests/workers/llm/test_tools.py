@@ -49,8 +49,8 @@ def test_calls_of_two_turns_are_two_messages():
 
 
 def test_what_an_offer_asks_for_comes_back():
-    request, given = read_request('{"tools":[{"name":"f"}],"tool_choice":"none","max_tokens":5}')
-    assert (request, given) == (Request(({"name": "f"},), "none", 5), None)
+    request, given = read_request('{"tools":[{"name":"f"}],"tool_choice":"none","max_tokens":5,"parallel":false}')
+    assert (request, given) == (Request(({"name": "f"},), "none", 5, False), None)
     assert read_request("") == (Request(), None)
     _, given = read_request('{"conversation":[{"role":"user","text":"hi"},{"role":"tool","call_id":"c"}]}')
     assert [(said.role, said.text, said.call_id) for said in given] == [("user", "hi", ""), ("tool", "", "c")]
@@ -87,7 +87,7 @@ async def test_calls_and_results_go_to_the_server_as_it_takes_them(engine_for):
     messages = [*ASKED, Message("assistant", "", (Call("c1", "weather", "{}"),)), Message("tool", "rain", call_id="c1")]
     async with Scripted(says(chunk("It rains."), DONE)) as server:
         engine = await engine_for(server.url)
-        await everything(engine, messages, Request((TOOL,), {"type": "function", "name": "weather"}))
+        await everything(engine, messages, Request((TOOL,), {"type": "function", "name": "weather"}, parallel=False))
         (request,) = [r for r in server.requests if r.method == "POST"]
         call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
         assert request.body["messages"][1:] == [
@@ -95,6 +95,7 @@ async def test_calls_and_results_go_to_the_server_as_it_takes_them(engine_for):
             {"role": "tool", "tool_call_id": "c1", "content": "rain"},
         ]
         assert request.body["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+        assert request.body["parallel_tool_calls"] is False
 
 
 @pytest.mark.parametrize("arguments", ['{"city":', "[1]", "Paris"])

@@ -35,6 +35,8 @@ def options(request: Request) -> dict[str, Any]:
     choice = request.tool_choice
     if isinstance(choice, dict):
         choice = {"type": "function", "function": {"name": choice.get("name")}}
+    if request.parallel is not None:
+        wanted["parallel_tool_calls"] = request.parallel
     return {**wanted, "tool_choice": choice}
 
 
