@@ -154,7 +154,7 @@ class Resumption:
         for utterance in state.utterances:
             # Over a turn, a client that takes speech for an interruption is told when it is one.
             if self._outlet.drops or utterance.number not in found.over:
-                session.stagehand.tell(utterance.number, stopped=utterance.ended)
+                session.stagehand.tell(utterance.number)
         for turn in state.cancelling:
             session.feed(inputs.AllStopped(session.now, turn.number))
         if not found.sound:

@@ -56,8 +56,8 @@ class Stagehand:
         self._requests: dict[str, Request] = {}
         self._starts: dict[int, tuple[int, int]] = {}
         """Utterance -> (its first sample with the pre-roll, its onset)."""
-        self._untold: set[int] = set()
-        """Utterances of which the client has not been told: they may yet turn out to be nothing."""
+        self._untold: dict[int, int | None] = {}
+        """Utterances of which the client has not been told, as they may yet be nothing -> where they ended, or None."""
         self._truncated: dict[int, int] = {}
         self._afterwards: list[Said] = []
         """What was said over the turn that goes on: in the history it follows the turn."""
@@ -149,7 +149,8 @@ class Stagehand:
     def take_up(self, found: Recovered, offers: Mapping[str, Entry]) -> None:
         """Know what the gateway before this one knew; ``offers`` of the live turn stand: stage -> entry."""
         self._starts.update(found.starts)
-        self._untold.update(found.starts)
+        ended = {each.number for each in found.state.utterances if each.ended}
+        self._untold.update({each: found.mic.known_until if each in ended else None for each in found.starts})
         self.calls.take_up(found.messages)
         live = found.state.live
         for said in found.unsaid:
@@ -190,7 +191,7 @@ class Stagehand:
     def _(self, action: inputs.StartUtterance) -> None:
         start = self._session.microphone.start(action.utterance, action.offset)
         self._starts[action.utterance] = (start, action.offset)
-        self._untold.add(action.utterance)
+        self._untold[action.utterance] = None
         self.step("onset", f"{mic_ms(action.offset)} ms", utterance=action.utterance)
         if self._outlet.drops or not action.over:
             self.tell(action.utterance)
@@ -207,7 +208,9 @@ class Stagehand:
     def _(self, action: inputs.EndUtterance) -> None:
         self._session.microphone.end(action.utterance, action.revision, action.offset)
         self.step("end_of_speech", f"{mic_ms(action.offset)} ms", utterance=action.utterance)
-        if action.utterance not in self._untold:
+        if action.utterance in self._untold:
+            self._untold[action.utterance] = action.offset
+        else:
             self._outlet.speech_stopped(action.utterance, mic_ms(action.offset))
 
     @do.register
@@ -223,9 +226,9 @@ class Stagehand:
             self.step("backchannel", turn=action.over)
             self.recorder.forget(action.utterance)
         if action.utterance in self._untold and action.backchannel:
-            self._untold.discard(action.utterance)
+            del self._untold[action.utterance]
             return
-        self.tell(action.utterance, stopped=True)
+        self.tell(action.utterance)
         self._outlet.committed(action.utterance, action.text, mic_ms(start), self._session.microphone.position_ms)
 
     @do.register
@@ -233,7 +236,7 @@ class Stagehand:
         start, _ = self._starts.pop(action.utterance, (0, 0))
         self.recorder.forget(action.utterance)
         if action.utterance in self._untold:
-            self._untold.discard(action.utterance)
+            del self._untold[action.utterance]
         else:
             self._outlet.committed(action.utterance, "", mic_ms(start), self._session.microphone.position_ms)
 
@@ -264,8 +267,7 @@ class Stagehand:
     def _(self, action: inputs.CancelTurn) -> None:
         output, turn = self._session.output, action.turn
         self.calls.closed(turn, heard=False)
-        heard, heard_ms = self._heard(turn)
-        repeated = self._session.output.repetition(turn)
+        (heard, heard_ms), repeated = self._heard(turn), output.repetition(turn)
         dropped = output.drop() if output.playback.turn == turn else 0
         if action.utterance:
             self.tell(action.utterance)
@@ -313,8 +315,7 @@ class Stagehand:
     @do.register
     def _(self, action: inputs.CloseTurn) -> None:
         output, turn = self._session.output, action.turn
-        heard, heard_ms = self._heard(turn)
-        repeated = self._session.output.repetition(turn)
+        (heard, heard_ms), repeated = self._heard(turn), output.repetition(turn)
         if output.playback.turn == turn:
             output.drop()
         self._turns.pop(turn, None)
@@ -385,16 +386,14 @@ class Stagehand:
     def _remember(self, turn: int, text: str, *, complete: bool) -> None:
         if text:
             self.history.say(Said(turn_item(self._session.id, turn), "assistant", text, turn, complete))
-        for said in self._afterwards:
-            self.history.say(said)
-        self._afterwards.clear()
+        while self._afterwards:
+            self.history.say(self._afterwards.pop(0))
 
-    def tell(self, utterance: int, *, stopped: bool = False) -> None:
-        """Tell the client of an utterance, if it has not been told."""
+    def tell(self, utterance: int) -> None:
+        """Tell the client of an utterance, and of its end if it has ended, unless it was told."""
         if utterance not in self._untold:
             return
-        self._untold.discard(utterance)
-        start, onset = self._starts.get(utterance, (0, 0))
-        self._outlet.speech_started(utterance, mic_ms(start), mic_ms(onset))
-        if stopped:
-            self._outlet.speech_stopped(utterance, self._session.microphone.position_ms)
+        ended = self._untold.pop(utterance)
+        self._outlet.speech_started(utterance, *map(mic_ms, self._starts.get(utterance, (0, 0))))
+        if ended is not None:
+            self._outlet.speech_stopped(utterance, mic_ms(ended))

@@ -69,11 +69,11 @@ class Story:
     @property
     def alive(self) -> bool:
         """Whether the call lasted, and was answered at its end."""
-        return not self.ended and bool(self.turns) and self.turns[-1].status == "completed"
+        return not self.ended and bool(self.turns) and self.turns[-1].status in ("completed", "unheard")
 
 
-def understood(events: list[Event]) -> list[int]:
-    """The words of the caller's that a client was told; what it is told once more, by the item's id, counts once."""
+def understood(events: list[Event]) -> list[list[int]]:
+    """The caller's words as a client was told them, by utterances; what it is told once more counts once."""
     texts: dict[str, str] = {}
     for event in events:
         if event.get("type") == UNDERSTOOD:
@@ -81,7 +81,7 @@ def understood(events: list[Event]) -> list[int]:
         elif event.get("type") == "conversation.item.added" and event["item"].get("role") == "user":
             item = event["item"]
             texts[item["id"]] = item["content"][0].get("transcript") or texts.get(item["id"], "")
-    return numbered.numbers_in(" ".join(texts.values()))
+    return [numbered.numbers_in(text) for text in texts.values()]
 
 
 def differences(expected: list[int], got: list[int]) -> tuple[list[int], list[int], list[int]]:
@@ -134,7 +134,8 @@ class Caller:
                 finally:
                     story.stale_samples = call.stale_samples
                     story.events = [(at, event) for at, event in call.events if "audio.delta" not in str(event["type"])]
-                    story.understood = understood([event for _, event in call.events])
+                    told = understood([event for _, event in call.events])
+                    story.understood = [number for numbers in told for number in numbers]
         except CallError as error:
             story.ended = str(error)
         finally:
@@ -171,10 +172,10 @@ class Caller:
         except NoReply as error:
             turn.status, turn.error = "missing", str(error)
             turn.waited = self.patience
-            self._excuse(call, turn)
+            self._excuse(call, turn, numbers)
             return False
         self._judge(call, turn, reply, numbers, spoken.last_sound)
-        self._excuse(call, turn)
+        self._excuse(call, turn, numbers)
         return interrupted
 
     async def _reply(self, call: Call) -> Reply:
@@ -194,10 +195,11 @@ class Caller:
         elif reply.started is not None and reply.ended is not None:
             turn.waited = max(turn.waited, (reply.ended - reply.started - reply.heard_ms) / 1000)
 
-    def _excuse(self, call: Call, turn: Turn) -> None:
-        """What became of a turn that the caller's own lost words explain, if the client was told of these."""
+    def _excuse(self, call: Call, turn: Turn, said: list[int]) -> None:
+        """What became of a turn whose words were lost, or cut in two, if the client was told of a gap."""
         errors = [event["error"] for _, event in call.events[turn.seen :] if event["type"] == "error"]
         lost = [int(error["message"].split()[0]) / 1000 for error in errors if error["code"] == AUDIO_LOST]
         self.story.told_lost += lost
-        if lost and turn.status not in RIGHT:
+        whole = any(set(said) <= set(numbers) for numbers in understood([event for _, event in call.events]))
+        if lost and turn.status not in RIGHT and not whole:
             turn.status, turn.lost, turn.waited = "unheard", [], 0.0

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from bus.history import read
-from tests.engines import ScriptedLlm
+from tests.engines import ScriptedLlm, ScriptedStt
 from tests.gateway.realtime_client import RATE, client
 from tests.stack import running_stack
 
@@ -80,6 +80,58 @@ async def test_a_barge_in_cancels_and_the_next_turn_knows_what_was_heard():
         assert prompt[1] == ("user", "hello there") and prompt[2][0] == "assistant"
         assert LONG.startswith(heard) and 3 <= len(heard.split()) < 40
         assert stack.tts.cut + stack.llm.closed >= 1
+
+
+class SlowStt(ScriptedStt):
+    """Its texts come when they may."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.may = asyncio.Event()
+
+    async def open(self, language):
+        recogniser = await super().open(language)
+        flush = recogniser.flush
+
+        async def slow():
+            await self.may.wait()
+            return await flush()
+
+        async def feed(pcm):
+            return ""
+
+        recogniser.flush, recogniser.feed = slow, feed
+        return recogniser
+
+
+async def test_a_short_interruption_whose_text_comes_after_its_end_is_told_whole():
+    """Its words confirm it: the client hears of it as of any other, started, stopped, committed and with its text."""
+    stt = SlowStt(["hello there", "stop"])
+    stt.may.set()
+    async with running_stack(llm=ScriptedLlm(LONG), stt=stt) as stack, client(stack.ws) as call:
+        await call.speak()
+        await call.get("response.output_audio.delta", 40)
+        (session,) = stack.sessions.values()
+        stt.may.clear()
+        await call.speak(0.3, 1.0)
+        async with asyncio.timeout(5):
+            while not any(utterance.ended for utterance in session.state.utterances):
+                await asyncio.sleep(0.01)
+        assert not call.all("response.done"), "it may have been a cough"
+        stt.may.set()
+        told = await call.get("conversation.item.input_audio_transcription.completed", 2)
+        assert told["transcript"] == "stop"
+        stopped = (await call.get("input_audio_buffer.speech_stopped", 2))["audio_end_ms"]
+        assert stopped < session.microphone.position_ms
+        kinds = [event["type"] for event in call.events if event.get("item_id") == told["item_id"]]
+        assert kinds == [
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+            "input_audio_buffer.committed",
+            "conversation.item.input_audio_transcription.delta",
+            "conversation.item.input_audio_transcription.completed",
+        ]
+        assert (await call.get("response.done"))["response"]["status"] == "cancelled"
 
 
 async def test_an_extended_client_is_told_to_hold_at_once_and_resumes_from_where_it_was():
