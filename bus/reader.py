@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PAUSE = 40e-6
 """Seconds between two reads for each stream that is read: a read costs this process and the server time for each of
 them, so what comes is gathered where there are many. 250 streams, those of 50 calls, are read 125 times a second."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.008
+_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 HIGH_WATER = 2_000
 """Entries a follower may leave unread before its stream is no longer read for it."""
 
@@ -165,7 +167,12 @@ class Reader:
         self._waker: asyncio.Task[None] | None = None
 
     def follow(self, key: str, after: str = "0-0") -> Subscription:
-        """Follow a stream from the entry after ``after``; the stream need not exist yet."""
+        """Follow a stream from the entry after ``after``; the stream need not exist yet.
+
+        Raises ValueError when that is no id: the read would fail for everybody.
+        """
+        if not _ID.fullmatch(after):
+            raise ValueError(f"{after[:40]!r} is not an entry's id; expected milliseconds-number")
         subscription = Subscription(key, after, self._on_change)
         self._subscriptions.setdefault(key, []).append(subscription)
         if self._task is None:

@@ -7,9 +7,9 @@ import random
 import pytest
 from redis.exceptions import ResponseError
 
-from bus.events import TYPES, CancelRequested, EndRequested, HungUp
+from bus.events import CancelRequested, EndRequested, HungUp
 from bus.keys import CANCEL_CHANNEL, SESSION_STREAMS, session_key, work_key, worker_key, workers_index
-from bus.wire import encode
+from bus.wire import TYPES, encode
 from tests.engines import ScriptedLlm
 from tests.fuzz.garbage import EXAMPLES, JUNK
 from tests.gateway.realtime_client import client

@@ -8,13 +8,13 @@ import json
 from hypothesis import strategies as st
 
 from bus.cancel import CancelGuard, _hear
-from bus.events import TYPES, Event
+from bus.events import Event
 from bus.history import conversation
 from bus.keys import is_session, session_in, shard_of
 from bus.monitor import parse, readable, wanted
 from bus.reader import Subscription, Unique, read_entry
 from bus.waterfall import drawn, spans
-from bus.wire import BadEvent, decode, encode
+from bus.wire import TYPES, BadEvent, decode, encode
 from tests.fuzz.garbage import ANY_TEXT, as_bytes, fuzzed, json_text
 
 NUMBERS = [b"0", b"1", b"-1", b"7", b"1e3", b"nan", b"inf", b"-inf", b"9" * 30, b"-" + b"9" * 30, b"9" * 5000, b"0x10"]
