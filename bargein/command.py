@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -33,4 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     given = sys.argv[1:] if argv is None else list(argv)
     command = parser.parse_args(given[:1]).command
-    return int(importlib.import_module(COMMANDS[command][0]).main(given[1:]) or 0)
+    try:
+        code = int(importlib.import_module(COMMANDS[command][0]).main(given[1:]) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

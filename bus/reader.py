@@ -31,7 +31,7 @@ PAUSE = 40e-6
 """Seconds between two reads for each stream that is read: a read costs this process and the server time for each of
 them, so what comes is gathered where there are many. 250 streams, those of 50 calls, are read 125 times a second."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.008
-_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
+_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 HIGH_WATER = 2_000
 """Entries a follower may leave unread before its stream is no longer read for it."""
 

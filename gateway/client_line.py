@@ -45,7 +45,7 @@ class Line:
 
     def __init__(self, urls: Sequence[str], key: str, timeout: float) -> None:
         """``urls``: gateways that share their sessions, the first one tried first."""
-        self._urls = list(urls)
+        self._urls = list(urls) or [""]
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
 
@@ -85,7 +85,7 @@ class Line:
             raise Unreachable(f"{url}: no answer within {self._timeout:g} s") from None
         except ConnectionRefusedError:
             raise Unreachable(f"{url}: connection refused; is it running? make run starts it") from None
-        except (OSError, InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
+        except (OSError, InvalidHandshake, InvalidURI, EOFError, LookupError, ValueError) as error:
             raise Unreachable(f"{url}: {getattr(error, 'strerror', None) or error}") from None
 
     async def reconnect(self, session: str, seconds: float) -> ClientConnection:

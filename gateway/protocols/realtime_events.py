@@ -5,14 +5,12 @@ Shapes are those of the ``openai`` package's own types. Whatever does not fit is
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from typing import Any
 
 from openai.types import realtime as types
 from pydantic import ValidationError
 
+from bus.foreign import read_json
 from gateway.protocols.realtime_error import ProtocolError
 
 EVENTS: dict[str, Any] = {
@@ -34,18 +32,12 @@ EVENTS: dict[str, Any] = {
 LONGEST_NAME = 512
 """Characters of an id or event_id that a client may give."""
 
-HALF_PAIR = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
-"""JSON may escape half of a surrogate pair, which no text that leaves here may hold."""
-
 
 def parse(raw: str | bytes) -> dict[str, Any]:
     """A client's event. Raises ProtocolError; its ``event_id`` is that of the event where one could be read."""
     try:
-        text = raw if isinstance(raw, str) else raw.decode()
-        event = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        if HALF_PAIR.search(text):
-            event = json.loads(json.dumps(event, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError) as error:
+        event = read_json(raw)
+    except ValueError as error:
         raise ProtocolError("invalid_json", f"The event is not JSON: {str(error)[:120]}.") from None
     if not isinstance(event, dict):
         raise ProtocolError("invalid_value", f"The event is a JSON {type(event).__name__}; expected an object.")
@@ -55,13 +47,6 @@ def parse(raw: str | bytes) -> dict[str, Any]:
         error.event_id = event_id(event)
         raise
     return event
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"{number[:20]} is no number that JSON has")
-    return value
 
 
 def event_id(event: dict[str, Any]) -> str | None:

@@ -2,6 +2,8 @@ import importlib
 import os
 import pkgutil
 import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -130,3 +132,10 @@ def test_wrong_values_that_would_stop_a_process_are_all_named(monkeypatch, capsy
     wrong = capsys.readouterr().err.splitlines()
     assert len(wrong) == 2
     assert wrong[0].startswith("BUS_SHARDS=0: expected ") and wrong[1].startswith("POCKET_THREADS=0: expected ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """``bargein config | head -1`` ends well, without a trace."""
+    piped = f"set -o pipefail; {sys.executable} -m bargein config | head -1"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 1

@@ -58,6 +58,17 @@ async def test_two_followers_of_one_stream_each_get_all(bus):
     assert await take(whole, 1) == await take(rest, 1) == [sentence(2)]
 
 
+@pytest.mark.parametrize("after", ["done", "", "1-x", "9" * 30, "-1", "$"])
+async def test_who_follows_from_what_is_no_id_disturbs_nobody(bus, after):
+    """An offer names the entry that its work follows: a malformed one fails there, and the shared read goes on."""
+    key = session_key(new_session(1), "reply")
+    whole = bus.follow(key)
+    with pytest.raises(ValueError, match="not an entry's id"):
+        bus.follow(key, after)
+    await bus.publish(key, sentence(0))
+    assert await take(whole, 1) == [sentence(0)]
+
+
 async def test_closing_ends_an_iteration_that_waits(bus):
     """A closed subscription never leaves its reader waiting."""
     subscription = bus.follow(session_key(new_session(1), "reply"))

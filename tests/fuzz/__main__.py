@@ -36,7 +36,7 @@ def main() -> int:
         count.touch()
         environment = {**os.environ, "FUZZ_EXAMPLES": str(options.examples), "FUZZ_COUNT": str(count)}
         while True:
-            told = [f"--hypothesis-seed={seed + done}", "-p", "no:cacheprovider", "-p", "no:logging", *rest]
+            told = [f"--hypothesis-seed={seed + done}", "-p", "no:cacheprovider", "--show-capture=no", *rest]
             ended = subprocess.run([sys.executable, "-m", "pytest", str(HERE), *told], env=environment).returncode
             done += 1
             took = time.monotonic() - began

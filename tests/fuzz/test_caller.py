@@ -107,7 +107,7 @@ def test_any_address_of_a_gateway(url):
     if "//" in url and any(name in url for name in ("host", "127", "::1", "localhost")):
         url = url.replace("host", "127.0.0.1:1").replace("6379", "1")
     try:
-        asyncio.run(Line([url], "", 0.5).connect())
+        asyncio.run(Line(url.split(","), "", 0.5).connect())
     except Unreachable as error:
         assert str(error)
     try:

@@ -228,6 +228,9 @@ class OpenAI:
             raise EngineError(f"the model server failed: {self._reason(error)}") from error
         except (ValueError, OSError, RecursionError) as error:
             raise EngineError(f"the model server's answer broke off: {type(error).__name__}") from error
+        except (AttributeError, LookupError, RecursionError, TypeError) as error:
+            # The package takes any JSON for a chunk, and reads it when it is looked at.
+            raise EngineError(f"the model server sent what is no piece of an answer: {type(error).__name__}") from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] in CONNECTION_LIBRARIES:
                 raise EngineError(f"the model server's answer broke off: {type(error).__name__}") from error
