@@ -177,7 +177,7 @@ class Reader:
         Raises ValueError when ``after`` is no entry's id: a server would refuse to read any stream together with it.
         """
         if not is_entry_id(after):
-            raise ValueError(f"{after[:40]!r} is not the id of an entry")
+            raise ValueError(f"{after[:40]!r} is not an entry's id; expected milliseconds-number")
         subscription = Subscription(key, after, self._on_change)
         self._subscriptions.setdefault(key, []).append(subscription)
         if self._task is None:

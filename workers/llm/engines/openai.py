@@ -187,15 +187,12 @@ class OpenAI:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     break
-                try:
-                    choice = chunk.choices[0] if chunk.choices else None
-                    finish = (choice and choice.finish_reason) or finish
-                    # Usage, progress and reasoning come in chunks without content: none of them is spoken.
-                    usage = chunk.usage or usage
-                    delta = choice.delta.content if choice is not None and choice.delta else None
-                    called, pieces = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
-                except (AttributeError, LookupError, TypeError) as error:  # the package takes any JSON for a chunk
-                    raise EngineError(f"the model server sent what is no chunk of an answer: {error}"[:200]) from error
+                choice = chunk.choices[0] if chunk.choices else None
+                finish = (choice and choice.finish_reason) or finish
+                # Usage, progress and reasoning come in chunks without content: none of them is spoken.
+                usage = chunk.usage or usage
+                delta = choice.delta.content if choice is not None and choice.delta else None
+                called, pieces = calls.add(choice.delta.tool_calls if choice is not None and choice.delta else None)
                 if watch is not None and slots is not None:
                     progress = "prompt_progress" in (chunk.model_extra or {})
                     slots.sent(watch, progress=progress, word=bool(delta) or called)
@@ -226,7 +223,7 @@ class OpenAI:
             raise EngineError(f"the model server cannot be reached: {_cause(error)}") from error
         except openai.APIError as error:
             raise EngineError(f"the model server failed: {self._reason(error)}") from error
-        except (ValueError, OSError, RecursionError) as error:
+        except (ValueError, OSError) as error:
             raise EngineError(f"the model server's answer broke off: {type(error).__name__}") from error
         except (AttributeError, LookupError, RecursionError, TypeError) as error:
             # The package takes any JSON for a chunk, and reads it when it is looked at.
