@@ -67,7 +67,10 @@ def read_request(text: str) -> tuple[Request, list[Said] | None]:
         request = Request(tools, told.get("tool_choice", "auto"), most, told.get("parallel"))
         if given is None:
             return request, None
-        return request, [Said(f"given {n}", **{"text": "", **message}) for n, message in enumerate(given)]
+        found = [Said(f"given {n}", **{"text": "", **message}) for n, message in enumerate(given)]
+        if not all(isinstance(part, str) for each in found for part in (each.role, each.text, each.call_id, each.name)):
+            raise TypeError("a message of other things than texts")
+        return request, found
     except (AttributeError, TypeError) as error:
         raise ValueError(f"the turn's request cannot be read: {error}") from None
 

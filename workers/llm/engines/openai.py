@@ -256,7 +256,7 @@ class OpenAI:
                 return 200, await self._client.get(self._root + path, cast_to=object)
         except openai.APIStatusError as error:
             return error.status_code, None
-        except (openai.APIError, TimeoutError, ValueError, OSError):
+        except (openai.APIError, EngineError, TimeoutError, ValueError, OSError, RecursionError):
             return 0, None
 
     def _read_key(self) -> str:
