@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bus.events import Said
+from bus.foreign import read_json
 from gateway.codecs import PCMU, Codec
 from gateway.keys import PHONE
 from gateway.limits import Limits
@@ -121,7 +121,7 @@ class TwilioConnection(Connection):
 
     async def take(self, raw: str | bytes) -> None:
         try:
-            message = json.loads(raw)
+            message = read_json(raw)
             kind = message["event"]
             if kind == "media":
                 if message["media"].get("track", "inbound") == "inbound":
@@ -136,7 +136,7 @@ class TwilioConnection(Connection):
             elif kind == "stop":
                 await self.close(1000, "the call is over")
                 self._session.ended.set()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: a message was left out: %s", self.session_id, type(error).__name__)
         except Exception:
             log.exception("%s: a message could not be handled", self.session_id)
@@ -156,10 +156,10 @@ class TwilioConnection(Connection):
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect()
             try:
-                event = json.loads(message.get("text") or message.get("bytes") or b"")
+                event = read_json(message.get("text") or message.get("bytes") or b"")
                 if event["event"] == "start":
                     return {self._dialect.stream: event[self._dialect.stream], **event["start"]}
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError):
                 continue
 
     def _set_up(self, parameters: dict[str, str]) -> Profile:
