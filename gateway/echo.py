@@ -65,6 +65,11 @@ class Played:
         """(first sample of the clock, samples), in order, not overlapping."""
         self._end = 0
 
+    @property
+    def drained_at(self) -> float:
+        """When the client will have played everything."""
+        return self._end / self.rate
+
     def send(self, pcm: bytes, now: float) -> None:
         """The client is sent 16-bit mono audio at time ``now``."""
         start = max(self._end, round(now * self.rate))

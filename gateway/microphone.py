@@ -99,8 +99,14 @@ class Microphone:
 
     @property
     def position_ms(self) -> int:
-        """The same in milliseconds."""
+        """``position`` in milliseconds."""
         return mic_ms(self.position)
+
+    @property
+    def arrived(self) -> int:
+        """Samples that came from the client: the present, in the microphone's time. What of it is no entry yet counts,
+        but for what the resampler holds back."""
+        return self.position + len(self._clean) // 2 + len(self._raw) // 2 * MIC_RATE // self.rate
 
     def endpoint(self, endpointing: Endpointing, pre_roll_ms: int) -> None:
         """Change when speech begins and ends."""

@@ -314,7 +314,7 @@ class Session:
         self._on_record(record)
 
     def _report(self, turn: int, start: int, end: int) -> None:
-        mic = self.microphone.position - (end - start) * 16
+        mic = self.microphone.arrived - (end - start) * 16
         self.pen.post(session_key(self.id, "playback"), Played(turn, start, end, max(0, mic)))
 
     def _played_out(self, turn: int) -> None:
