@@ -38,8 +38,9 @@ from websockets.exceptions import WebSocketException
 from benchmarks import numbered
 from benchmarks.figures import machine, percentile
 from benchmarks.picture import Lines, Picture, add_options, save
-from gateway.client_audio import FRAME_MS, PER_MS, sounding
+from gateway.client_audio import FRAME_MS, PER_MS, load, sounding
 from tests.product import Product, free_port, running_product
+from tests.speech import path
 
 LIMIT_MS = 200.0
 PATIENCE = 15.0
@@ -48,6 +49,10 @@ PROCESSES = {
     "workers.jobs.worker": "jobs", "valkey-server": "redis", "redis-server": "redis",
 }  # fmt: skip
 NAMES = ("gateway", "stt", "llm", "tts", "redis", "models", "callers")
+BEGINNINGS = ("time", "count", "story")
+BEGINNING_MS = 300
+"""Each utterance begins like one of these recordings, for so long: an onset is a voice's, not that of the tones that
+are played over one."""
 NOISE = 16.0
 """RMS of the noise on the callers' lines: -66 dBFS. Digital silence would cost the server less than any line does."""
 
@@ -93,8 +98,8 @@ HEAD = (
 class Caller:
     """One call, as cheap as a caller can be: what it says was encoded before."""
 
-    frames: Sequence[str] = ()
-    """What is said."""
+    spoken: Sequence[tuple[list[str], float, float]] = ()
+    """What may be said: (frames, onset in ms, last sound in ms)."""
     hush: Sequence[str] = ()
     """A second of the line's noise."""
     onset_ms = last_ms = 0.0
@@ -118,12 +123,15 @@ class Caller:
     @classmethod
     def prepare(cls) -> None:
         """Encode what every caller says."""
-        pcm = numbered.spoken([1, 2, 3, 4])
-        size = FRAME_MS * PER_MS
-        pcm = pcm[: len(pcm) // size * size]
-        cls.onset_ms, cls.last_ms = sounding(pcm)
-        noise = np.random.default_rng(1).normal(0, NOISE, len(pcm) + 1000 * PER_MS)
-        cls.frames, cls.hush = _frames(pcm + noise[: len(pcm)]), _frames(noise[len(pcm) :])
+        size, noise = FRAME_MS * PER_MS, np.random.default_rng(1)
+        cls.spoken = []
+        for name in BEGINNINGS:
+            voice = load(path(name))
+            begin = round(sounding(voice)[0] * PER_MS)
+            pcm = np.concatenate([voice[begin : begin + BEGINNING_MS * PER_MS], numbered.spoken([1, 2, 3, 4])])
+            pcm = pcm[: len(pcm) // size * size]
+            cls.spoken.append((_frames(pcm + noise.normal(0, NOISE, len(pcm))), *sounding(pcm)))
+        cls.hush = _frames(noise.normal(0, NOISE, 1000 * PER_MS))
 
     async def run(self) -> None:
         """Call until cancelled."""
@@ -162,7 +170,8 @@ class Caller:
                 await asyncio.sleep(max(0.0, self._audio_until - self._clock()) + 0.3)
 
     def _say(self) -> None:
-        self._saying = list(self.frames)
+        frames, self.onset_ms, self.last_ms = self._rng.choice(self.spoken)
+        self._saying = list(frames)
         self._began, self._asked, self._sounding, self._created = self._clock(), True, False, False
 
     async def _until(self, condition) -> None:  # type: ignore[no-untyped-def]
