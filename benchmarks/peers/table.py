@@ -62,7 +62,7 @@ def short_rows(run: Mapping[str, Any]) -> str:
 
 def killed_rows(run: Mapping[str, Any]) -> str:
     """What became of a call whose server was killed, as a list."""
-    return "\n".join(f"- `{what}`: {became}" for what, became in run["killed"].items())
+    return "\n".join(f"- {what}: {became}" for what, became in run["killed"].items())
 
 
 def markdown(run: Mapping[str, Any]) -> str:
