@@ -229,7 +229,7 @@ def test_the_tables_are_made_of_the_json_alone_and_put_between_their_marks(tmp_p
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| bargein | 1 | 70/79/80 | 500/500 | – | 0 | 800/800/800 | 0 of 4 | 0 | 5 | 0 | 0 |" in text
     assert "300/300/300, never in 2 of 3" in text and "7, until 90 ms" in text and "to the end in 3" in text
-    assert "| peer | 100 | 150 | 160 | 170 |" in text and "- `peer`: is lost" in text
+    assert "| peer | 100 | 150 | 160 | 170 |" in text and "- peer: is lost" in text
     assert table.picture(run).svg().count("<g ") == 8
     with pytest.raises(ValueError, match="expected a line"):
         table.into(tmp_path / "page.md", "") if page.write_text("no marks") else None
