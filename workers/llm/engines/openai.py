@@ -225,7 +225,7 @@ class OpenAI:
             raise EngineError(f"the model server failed: {self._reason(error)}") from error
         except (ValueError, OSError) as error:
             raise EngineError(f"the model server's answer broke off: {type(error).__name__}") from error
-        except (AttributeError, LookupError, TypeError) as error:
+        except (AttributeError, LookupError, RecursionError, TypeError) as error:
             # The package takes any JSON for a chunk, and reads it when it is looked at.
             raise EngineError(f"the model server sent what is no piece of an answer: {type(error).__name__}") from error
         except Exception as error:
