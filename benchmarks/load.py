@@ -54,7 +54,7 @@ BEGINNING_MS = 300
 """Each utterance begins like one of these recordings, for so long: an onset is a voice's, not that of the tones that
 are played over one."""
 NOISE = 16.0
-"""RMS of the noise on the callers' lines: -66 dBFS. Digital silence would cost the server less than any line does."""
+"""RMS of the noise on the callers' lines: -66 dBFS. Below ``gateway.silero.QUIET`` a line is cheaper for the server."""
 
 
 @dataclass
@@ -121,8 +121,8 @@ class Caller:
         self._done = 0
 
     @classmethod
-    def prepare(cls) -> None:
-        """Encode what every caller says."""
+    def prepare(cls, level: float) -> None:
+        """Encode what every caller says, over noise of an RMS of ``level``."""
         size, noise = FRAME_MS * PER_MS, np.random.default_rng(1)
         cls.spoken = []
         for name in BEGINNINGS:
@@ -130,8 +130,8 @@ class Caller:
             begin = round(sounding(voice)[0] * PER_MS)
             pcm = np.concatenate([voice[begin : begin + BEGINNING_MS * PER_MS], numbered.spoken([1, 2, 3, 4])])
             pcm = pcm[: len(pcm) // size * size]
-            cls.spoken.append((_frames(pcm + noise.normal(0, NOISE, len(pcm))), *sounding(pcm)))
-        cls.hush = _frames(noise.normal(0, NOISE, 1000 * PER_MS))
+            cls.spoken.append((_frames(pcm + noise.normal(0, level, len(pcm))), *sounding(pcm)))
+        cls.hush = _frames(noise.normal(0, level, 1000 * PER_MS))
 
     async def run(self) -> None:
         """Call until cancelled."""
@@ -313,10 +313,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="that a step is measured for")
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before that, with all calls there")
     parser.add_argument("--gateways", type=int, default=1)
+    parser.add_argument("--noise", type=float, default=NOISE, help="RMS of 32768 on each line (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="go on after a step that is not held")
     add_options(parser)
     options = parser.parse_args(argv)
-    Caller.prepare()
+    Caller.prepare(options.noise)
     port = free_port()
     models = f"http://127.0.0.1:{port}/v1"
     settings = {

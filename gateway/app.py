@@ -15,7 +15,6 @@ POST /cancel/{session_id}    stop what the assistant is saying
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import secrets
 import sys
@@ -313,7 +312,6 @@ def main() -> None:
         print(missing, file=sys.stderr)
         sys.exit(CONFIGURATION_ERROR)
     log.info("gateway on %s, redis at %s", settings.shown, masked(settings.redis_url))
-    gc.freeze()  # what the modules hold is never garbage: to look through it takes 100 ms, in which no call is served
     run(create_app(settings), settings)
 
 

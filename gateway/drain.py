@@ -137,7 +137,7 @@ def run(app: Starlette, settings: GatewaySettings) -> None:
         sys.exit(3)
     model()  # before the first call, which would wait for it
     gc.collect()
-    gc.freeze()  # what was imported stays: looking through it would stop every call for 100 ms now and then
+    gc.freeze()  # what was imported stays: looking through all of it would stop every call now and then
     server = Server(config, settings.drain_s, shares_port=shared)
     server.run([listener])
     if not server.started:

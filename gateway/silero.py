@@ -1,7 +1,7 @@
 """Silero's voice activity model, one for all calls of a process: what it remembers of each is the call's own.
 
-A window of 32 ms takes it 110 us on a server's core, with the interpreter's lock released; it is not asked about
-silence. ``models/silero_vad.onnx`` is v6.2.3 as Silero published it (MIT).
+It runs with the interpreter's lock released, and is not asked about silence. ``models/silero_vad.onnx`` is v6.2.3 as
+Silero published it (MIT).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ CONTEXT = 64
 """Samples before each window that the model is given too."""
 QUIET = 64
 """A window without a sample (of 32768) beyond this, -54 dBFS, is silence, as on a quiet line. Not to ask about it saves
-a quarter of a gateway's work; the median onset comes no later, a very soft one by a window or two."""
+much of a gateway's work (``benchmarks.load --noise``); a very soft onset may be found a window or two later."""
 MODEL = Path(__file__).with_name("models") / "silero_vad.onnx"
 
 
 @functools.cache
 def model() -> Any:
-    """The model, in 50 ms; once. It runs in whichever thread asks."""
+    """The model, loaded once. It runs in whichever thread asks."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -40,7 +40,10 @@ def hush() -> np.ndarray:
 
 @functools.cache
 def rested() -> tuple[np.ndarray, np.ndarray]:
-    """(state, context) of a call that was silent. From nothing at all the model hears an onset 16 ms later (median)."""
+    """(state, context) of a call that was silent: from nothing at all the model would hear an onset later.
+
+    The state has the shape (2, 1, 128), the context CONTEXT samples from -1 to 1.
+    """
     detector = Detector(rest=False)
     for window in hush():
         detector.hear(window)

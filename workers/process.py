@@ -97,7 +97,7 @@ async def _tell(worker: Worker) -> None:
     try:
         await worker.ready.wait()
         gc.collect()
-        gc.freeze()  # what was imported stays: looking through it would stop every call for 100 ms now and then
+        gc.freeze()  # what was imported stays: looking through all of it would stop every call now and then
         notifier.ready()
         await worker.draining.wait()
         notifier.stopping()

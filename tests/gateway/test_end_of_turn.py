@@ -182,6 +182,12 @@ def test_a_model_hears_the_utterance_with_its_pause_and_pre_roll(caller, model):
     assert len(model.asked[-1][0]) == HEARD_S * RATE * 2
 
 
+@pytest.mark.parametrize(("pause", "end", "expected"), [(96, 500, 96), (200, 500, 200), (400, 300, 300)])
+def test_a_pause_is_as_long_as_was_set_and_no_longer_than_the_end_of_a_turn(pause, end, expected):
+    settings = GatewaySettings(_env_file=None, pause_ms=pause, end_of_turn_ms=end)
+    assert settings.profile().endpointing.pause_ms == expected
+
+
 def test_a_client_s_own_silence_keeps_the_model_s_limits():
     """``silence_duration_ms`` of a Realtime client replaces END_OF_TURN_MS and nothing else."""
     settings = GatewaySettings(_env_file=None, smart_turn_min_ms=260, smart_turn_max_ms=2600)

@@ -7,7 +7,7 @@ import pytest
 
 from bus.events import MicAudio
 from gateway.inputs import SpeechEnded, SpeechStarted
-from gateway.microphone import STALL_S, Microphone
+from gateway.microphone import ENTRY_MS, STALL_S, Microphone
 from gateway.speech import WINDOW
 from tests.gateway.realtime_client import client, voice
 from tests.stack import running_stack
@@ -56,6 +56,28 @@ async def test_positions_go_on_while_the_client_itself_ends_utterances(rate):
     [started] = mic.hear(b"\1\1" * (rate // 10), 5.0, muted=False)
     assert isinstance(started, SpeechStarted)
     assert abs(started.offset - before) <= WINDOW + RATE // 20
+
+
+async def test_audio_is_gathered_while_nobody_speaks_and_loses_nothing():
+    """Silence stands on the stream in entries of ENTRY_MS at least, speech in the detector's windows, each sample once
+    and in its place; what is no entry yet has arrived all the same."""
+    mic, stream = microphone()
+    quiet, loud = b"\0\0" * (RATE // 50), b"\1\1" * (RATE // 50)
+    for frame in range(50):
+        mic.hear(quiet, frame / 50, muted=False)
+        assert mic.arrived == (frame + 1) * RATE // 50
+    silent = [len(event.pcm) // 2 for event in stream.events if isinstance(event, MicAudio)]
+    assert len(silent) > 5 and min(silent) >= ENTRY_MS * RATE // 1000
+    mic.start(1, RATE)
+    begun = len(stream.events)
+    for frame in range(50):
+        mic.hear(loud, 1 + frame / 50, muted=False)
+        assert frame < 2 or 0 <= mic.arrived - stream.samples < WINDOW
+    assert all(len(event.pcm) // 2 < 2 * WINDOW for event in stream.events[begun + 1 :])
+    mic.hang_up()
+    audio = [event for event in stream.events if isinstance(event, MicAudio)]
+    assert [event.offset for event in audio] == [sum(len(e.pcm) // 2 for e in audio[:n]) for n in range(len(audio))]
+    assert b"".join(event.pcm for event in audio) == quiet * 50 + loud * 50
 
 
 async def test_audio_that_stops_coming_counts_as_silence():

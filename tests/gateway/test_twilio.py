@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from bus.history import read
 from gateway.carriers import signature
 from gateway.codecs import PCMU
+from gateway.duplex import Duplex
 from gateway.playback import Frame
 from gateway.protocols.twilio_outlet import TwilioOutlet
 from tests.engines import ScriptedLlm
@@ -33,6 +34,14 @@ def url(stack):
 async def stack():
     async with running_stack() as running:
         yield running
+
+
+async def test_no_echo_canceller_is_waited_for_on_the_phone(stack):
+    """The network has cancelled the line's echo: an interruption of the first reply needs no longer speech."""
+    async with line(url(stack)) as call:
+        await call.say()
+        (session,) = stack.sessions.values()
+        assert session.state.rules.settle == 0.0 < Duplex().settle
 
 
 def test_the_line_plays_in_real_time_and_sends_marks_back():
