@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from bus.backoff import Backoff
 from bus.connect import OUTAGE
 from bus.events import Event
-from bus.wire import BadEvent, decode
+from bus.wire import BadEvent, belongs, decode
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,20 @@ class Unique:
 
 
 def read_entry(key: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
-    """The entry as an event; None, with a log line, when it is malformed or of a type not known here."""
+    """The entry as an event. None when its type is not known here; with a log line, when it is malformed or belongs on
+    another stream than ``key``."""
     try:
         event = decode(fields)
         fence = int(fields.get(b"fence", b"0"))
     except (BadEvent, ValueError) as error:
         log.warning("entry %s of %s left out: %s", entry_id.decode(), key, error)
         return None
-    return Entry(key, entry_id.decode(), event, fence) if event is not None else None
+    if event is None:
+        return None
+    if not belongs(event, key):
+        log.warning("entry %s of %s left out: an event of type %s stands there", entry_id.decode(), key, event.type)
+        return None
+    return Entry(key, entry_id.decode(), event, fence)
 
 
 class Subscription:

@@ -26,6 +26,26 @@ TYPES: dict[str, type[Event]] = {
     if isinstance(kind, type) and issubclass(kind, Event) and kind.type
 }
 """Every event of both files, by its type."""
+STREAMS: dict[str, tuple[type[Event], ...]] = {
+    "mic": (
+        events.MicAudio, events.UtteranceStarted, events.UtterancePaused, events.UtteranceResumed,
+        events.UtteranceEnded, events.HungUp,
+    ),
+    "transcript": (events.Partial, events.Final),
+    "reply": (events.ReplyBegun, events.Sentence, events.ToolArguments, events.ToolCall, events.ReplyEnd),
+    "speech": (events.SpeechAudio, events.SpeechEnd),
+    "history": (events.Said, events.Amended),
+    "playback": (events.Played,),
+    "acks": (events.Stopped,),
+    "records": (events.TurnRecord,),
+    "inputs": (events.Input,),
+    "control": (events.CancelRequested, events.EndRequested),
+    "sessions": (offers.SessionOffer,),
+    "turns": (offers.TurnOffer,),
+    "speak": (offers.SpeakOffer,),
+}  # fmt: skip
+"""The events that stand on each stream, by the last part of its name; readers leave out what stands elsewhere."""
+_STREAM_OF = {kind: name for name, kinds in STREAMS.items() for kind in kinds}
 
 
 class BadEvent(ValueError):
@@ -107,6 +127,11 @@ _SPECS = {
     ]
     for name, kind in TYPES.items()
 }
+
+
+def belongs(event: Event, key: str) -> bool:
+    """Whether an event may stand on the stream ``key``, by STREAMS."""
+    return key.endswith(f":{_STREAM_OF[type(event)]}") or key == _STREAM_OF[type(event)]
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Event | None:

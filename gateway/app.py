@@ -27,6 +27,7 @@ from starlette.websockets import WebSocket
 
 from bus import tracing
 from bus.events import TurnRecord
+from bus.heap import Leftovers
 from bus.keys import new_session
 from bus.leases import Work
 from bus.logs import concern, start_logging
@@ -74,6 +75,7 @@ class Gateway:
         self.sessions: dict[str, Session] = {}
         self.departed = asyncio.Event()
         """Set when a session has ended."""
+        self._leftovers = Leftovers()
         self.places = Places(bus)
         self.draining = False
         """Whether it is about to end: it takes no new sessions."""
@@ -135,6 +137,7 @@ class Gateway:
         if self.sessions.get(session_id) is session:
             del self.sessions[session_id]
             self.departed.set()
+            self._leftovers.add()
         if session.resumption is not None:
             self.metrics.lost(session.resumption.lost_ms / 1000)
         if session.pen.lost or connection.resting:

@@ -9,7 +9,6 @@ uvicorn by itself closes every WebSocket at once.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.applications import Starlette
 
+from bus.heap import settle
 from bus.notify import Notifier
 from gateway.settings import GatewaySettings
 from gateway.silero import model
@@ -136,8 +136,7 @@ def run(app: Starlette, settings: GatewaySettings) -> None:
         log.error("cannot listen on %s, port %d: %s", host, port, error.strerror or error)
         sys.exit(3)
     model()  # before the first call, which would wait for it
-    gc.collect()
-    gc.freeze()  # what was imported stays: looking through all of it would stop every call now and then
+    settle()
     server = Server(config, settings.drain_s, shares_port=shared)
     server.run([listener])
     if not server.started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -11,6 +10,7 @@ import sys
 from pydantic import Field
 
 from bus import tracing
+from bus.heap import settle
 from bus.logs import start_logging
 from bus.notify import Notifier
 from bus.settings import CONFIGURATION_ERROR, BusSettings, load
@@ -96,8 +96,7 @@ async def _tell(worker: Worker) -> None:
     watching = asyncio.create_task(notifier.watch())
     try:
         await worker.ready.wait()
-        gc.collect()
-        gc.freeze()  # what was imported stays: looking through all of it would stop every call now and then
+        settle()
         notifier.ready()
         await worker.draining.wait()
         notifier.stopping()

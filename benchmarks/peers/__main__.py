@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.figures import machine
 from benchmarks.peers import kill, run, table
 from benchmarks.peers.phone import Speech
-from benchmarks.peers.sides import SIDES
+from benchmarks.peers.sides import FORGETFUL, SIDES
 from benchmarks.picture import add_options, save
 from gateway.client_audio import AudioError
 from tests.product import ROOT
@@ -49,7 +49,8 @@ def measure(options: argparse.Namespace, sentences: Sequence[Speech]) -> dict[st
         print(table.row(step), flush=True)
         keep()
     if options.short_calls:
-        for name, sizes in run.memory(whole, options.short_calls, sentences):
+        short = [each for side in whole for each in ((side, FORGETFUL) if side.name == "bargein" else (side,))]
+        for name, sizes in run.memory(short, options.short_calls, sentences):
             seen["short_calls"][name] = sizes
             print(f"{name}: {sizes[0][1]:.0f} MB, after {sizes[-1][0]} short calls {sizes[-1][1]:.0f}", flush=True)
             keep()

@@ -161,11 +161,13 @@ SIDES: dict[str, Side] = {
         Bargein("bargein-300", "END_OF_TURN_MS=300", {"END_OF_TURN_MS": "300"}),
         Bargein(
             "bargein-eager",
-            "EAGER_REPLY=true PAUSE_MS=100 END_OF_TURN_MS=300",
-            {"EAGER_REPLY": "true", "PAUSE_MS": "100", "END_OF_TURN_MS": "300"},
+            "EAGER_REPLY=true PAUSE_MS=96 END_OF_TURN_MS=300",
+            {"EAGER_REPLY": "true", "PAUSE_MS": "96", "END_OF_TURN_MS": "300"},
         ),
         Peer("pipecat", "pipecat-ai 1.14.0, defaults: Silero, smart-turn v3", "pipecat"),
         Peer("pipecat-0.6", "pipecat-ai 1.14.0, a turn ends after 0.6 s of silence", "pipecat", ("0.6",)),
         Peer("livekit", "livekit-agents 1.8.9, defaults but VAD turns (0.5 s), no LiveKit server", "livekit"),
     )
 }
+FORGETFUL = Bargein("bargein, RETENTION_S=5", "an ended call is kept for 5 s instead of 300", {"RETENTION_S": "5"})
+"""Its memory over short calls is what calls cost, without what is kept of them."""

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.events import Event, SpeechAudio
-from bus.wire import TYPES, BadEvent, decode, encode
+from bus.keys import SESSION_STREAMS, WORK
+from bus.wire import STREAMS, TYPES, BadEvent, decode, encode
 
 VALUES = {
     "int": st.integers(-(2**53), 2**53),
@@ -40,6 +41,12 @@ def on_the_wire(event: Event) -> dict[bytes, bytes]:
 def test_what_is_written_is_what_is_read(event):
     """Every event survives the wire unchanged, whatever its values."""
     assert decode(on_the_wire(event)) == event
+
+
+def test_every_type_has_its_stream():
+    """One and no more; and every stream has its types."""
+    assert sorted(kind.type for kinds in STREAMS.values() for kind in kinds) == sorted(TYPES)
+    assert set(STREAMS) == {*SESSION_STREAMS, *WORK.values()}
 
 
 def test_samples_come_last():

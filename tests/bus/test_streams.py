@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from bus.cancel import raise_watermark
-from bus.events import MicAudio, Sentence
+from bus.events import EndRequested, MicAudio, Sentence
 from bus.keys import new_session, session_key
 from bus.streams import Fenced, TurnCancelled
 
@@ -94,6 +94,19 @@ async def test_an_entry_stored_twice_is_read_once(bus):
     assert [entry.event for entry in await bus.replay(key)] == [sentence(0), sentence(1)]
 
 
+async def test_an_entry_on_another_events_stream_is_left_out_and_the_next_is_read(bus, caplog):
+    """Who may write to one stream can do with it only what is for that stream."""
+    session = new_session(1)
+    key = session_key(session, "reply")
+    await bus.publish(key, EndRequested("over"))
+    await bus.publish(key, sentence(1))
+    assert await take(bus.follow(key), 1) == [sentence(1)]
+    assert [entry.event for entry in await bus.replay(key)] == [sentence(1)]
+    assert "end_session" in caplog.text
+    await bus.publish(session_key(session, "control"), EndRequested("over"))
+    assert len(await bus.replay(session_key(session, "control"))) == 1
+
+
 async def test_a_malformed_entry_is_left_out_and_the_next_is_read(bus, caplog):
     """One bad writer cannot stop a reader."""
     key = session_key(new_session(1), "reply")
@@ -129,13 +142,13 @@ async def test_raw_samples_survive(bus):
 async def test_a_guarded_write_of_a_cancelled_turn_is_refused(bus):
     """After the watermark was raised nothing of that turn enters a stream; a later turn is untouched."""
     session = new_session(1)
-    guard = {"stage": "tts", "fence": 1}
-    await bus.publish_guarded(session, "speech", sentence(0, turn=3), turn=3, **guard)
+    guard = {"stage": "llm", "fence": 1}
+    await bus.publish_guarded(session, "reply", sentence(0, turn=3), turn=3, **guard)
     await raise_watermark(bus, session, 3, "test")
     with pytest.raises(TurnCancelled):
-        await bus.publish_guarded(session, "speech", sentence(1, turn=3), turn=3, **guard)
-    await bus.publish_guarded(session, "speech", sentence(0, turn=4), turn=4, **guard)
-    written = await bus.replay(session_key(session, "speech"))
+        await bus.publish_guarded(session, "reply", sentence(1, turn=3), turn=3, **guard)
+    await bus.publish_guarded(session, "reply", sentence(0, turn=4), turn=4, **guard)
+    written = await bus.replay(session_key(session, "reply"))
     assert [(entry.event.turn, entry.fence) for entry in written] == [(3, 1), (4, 1)]
 
 

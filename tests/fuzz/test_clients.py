@@ -139,14 +139,14 @@ async def until_gone(stack):
 
 
 def tasks_of_ours():
-    """How many tasks there are of each coroutine, by its name; without the pretended server's, which has one for as long
-    as a read blocks and none between two reads."""
+    """How many tasks there are of each coroutine, by its name; without the pretended server's, which has one for as
+    long as a read blocks and none between two reads."""
     names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())
     return Counter(name for name in names if not name.startswith("AsyncFakeSocket."))
 
 
 async def at_rest(before=None):
-    """The tasks once there are none beyond ``before``, or 10 s later; without ``before``, the most seen of each in 1 s."""
+    """The tasks once there are none beyond ``before``, or 10 s later; without ``before``, the most of each in 1 s."""
     most = Counter()
     for _ in range(100 if before is None else 1000):
         now = tasks_of_ours()

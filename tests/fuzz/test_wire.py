@@ -72,7 +72,7 @@ def test_a_reader_lives_through_any_entries(entries):
     """Whatever stands on a stream, a follower gets the events that can be read, and goes on after those that cannot."""
 
     async def read():
-        subscription = Subscription("k", "0-0", lambda each: None)
+        subscription = Subscription("mic", "0-0", lambda each: None)
         for number, found in enumerate(entries, 1):
             subscription.offer(b"%d-0" % number, found)
         subscription.offer(b"999-0", {b"type": b"hangup"})
@@ -86,7 +86,7 @@ def test_a_reader_lives_through_any_entries(entries):
     unique = Unique()
     for found in entries:
         assert isinstance(unique.is_new(found), bool)
-        entry = read_entry("k", b"1-0", found)
+        entry = read_entry("mic", b"1-0", found)
         assert entry is None or isinstance(entry.event, Event)
 
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -145,9 +144,6 @@ class Nemo:
         self.capacity = settings.stt_capacity or measured
         model.reserve(self.capacity)
         model.prepare(self.capacity)
-        # NeMo's many modules are here to stay: looking through them again would hold every step up for some 100 ms.
-        gc.collect()
-        gc.freeze()
         return model
 
     async def open(self, language: str) -> NemoRecognizer:
