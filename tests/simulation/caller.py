@@ -58,8 +58,9 @@ class Caller:
         self._note("says nothing more")
         while not self._at_rest():
             if loop.now > end + PATIENCE:
-                state = self._session.state
-                self._world.fail(f"{self._name}: waits for ever: {state.turn} {state.cancelling} {state.utterances}")
+                state, pending = self._session.state, not self._client.functions.at_rest
+                what = f"{state.turn} {state.cancelling} {state.utterances} {state.asked}, functions {pending}"
+                self._world.fail(f"{self._name}: waits for ever: {what}")
                 return
             await self._frame()
 
@@ -162,6 +163,8 @@ class Caller:
         if isinstance(self._session, Line) and not self._session.holds:
             return False
         state = self._session.state
+        if not self._client.functions.at_rest:
+            return False
         return state.live is None and not state.cancelling and not state.utterances and state.asked is None
 
     def _note(self, what: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from bus import scripts
-from bus.events import Final, Stopped, TurnRecord, UtteranceEnded
-from bus.history import read
+from bus.connect import OUTAGE
+from bus.events import Event, Final, Stopped, ToolCall, TurnRecord, UtteranceEnded
+from bus.history import conversation
 from bus.keys import session_key
 from bus.streams import Bus
 from bus.wire import decode
@@ -20,6 +24,7 @@ from tests.simulation.server import Peer
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+E = TypeVar("E", bound=Event)
 ACTIVE = {"stopped", "never_started"}
 EXPECTED = ("mid-reply", "InjectedCrash", "died", "refused")
 """Why a turn may fail, in the words of whoever failed it."""
@@ -85,10 +90,10 @@ class Watch:
 
 async def after_call(world: World, bus: Bus, session: str, caller: Caller, client: Client, *, muted: bool) -> None:
     """Compare what the streams hold with what the caller said and the client heard."""
-    said = await read(bus, session)
-    finals = await _last_finals(bus, session)
-    transcript = [entry.event for entry in await bus.replay(session_key(session, "transcript"))]
-    written = Counter((event.utterance, event.revision) for event in transcript if isinstance(event, Final))
+    streams = await _whole(bus, session)
+    said = conversation(streams["history"])
+    finals = _last_finals(streams)
+    written = Counter((event.utterance, event.revision) for event in _of(Final, streams["transcript"]))
     for (utterance, revision), times in written.items():
         if times > 1:
             world.fail(f"{session}: revision {revision} of utterance {utterance} has {times} final texts")
@@ -105,7 +110,9 @@ async def after_call(world: World, bus: Bus, session: str, caller: Caller, clien
         if not turn.outcome:
             world.fail(f"{session}: turn {number} never ended")
         _check_outcome(world, session, client, number)
-    await _check_records(world, bus, session, client)
+    _check_records(world, streams, session, client)
+    completed = {number for number, turn in client.turns.items() if turn.outcome == "completed"}
+    client.functions.check(said, _of(ToolCall, streams["reply"]), completed, cut=caller.hung_up_on)
     _check_words(world, session, caller, client, finals, muted=muted)
     committed = {m.item: m.text for m in said if m.role == "user"}
     for item, text in committed.items():
@@ -129,37 +136,45 @@ def _check_outcome(world: World, session: str, client: Client, number: int) -> N
         world.fail(f"{session}: turn {number} failed: {turn.reason}")
 
 
-async def _check_records(world: World, bus: Bus, session: str, client: Client) -> None:
+async def _whole(bus: Bus, session: str) -> dict[str, list[Event]]:
+    """Every event of each stream that is checked; connections may break meanwhile."""
+    names = ("mic", "transcript", "reply", "history", "records")
+    while True:
+        with contextlib.suppress(*OUTAGE):
+            return {name: [e.event for e in await bus.replay(session_key(session, name))] for name in names}
+        await asyncio.sleep(0.2)
+
+
+def _of(kind: type[E], events: Iterable[Event]) -> list[E]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def _check_records(world: World, streams: Mapping[str, list[Event]], session: str, client: Client) -> None:
     """Every turn has one record, which tells what the client saw and names each stage that did not answer."""
     records: dict[int, TurnRecord] = {}
-    for entry in await bus.replay(session_key(session, "records")):
-        assert isinstance(entry.event, TurnRecord)
-        if entry.event.turn in records:
-            world.fail(f"{session}: turn {entry.event.turn} has two records")
-        records[entry.event.turn] = entry.event
+    for record in _of(TurnRecord, streams["records"]):
+        if record.turn in records:
+            world.fail(f"{session}: turn {record.turn} has two records")
+        records[record.turn] = record
     for number, turn in client.turns.items():
-        record = records.get(number)
-        if record is None:
+        if (found := records.get(number)) is None:
             world.fail(f"{session}: turn {number} has no record")
-        elif turn.outcome != LOST and record.outcome != ("done" if turn.outcome == "completed" else turn.outcome):
-            world.fail(f"{session}: the record calls turn {number} {record.outcome}, the client saw {turn.outcome}")
+        elif turn.outcome != LOST and found.outcome != ("done" if turn.outcome == "completed" else turn.outcome):
+            world.fail(f"{session}: the record calls turn {number} {found.outcome}, the client saw {turn.outcome}")
     for number, record in records.items():
-        if set(filter(None, record.unanswered.split(","))) != client.late.get(number, set()):
+        late, told = set(filter(None, record.unanswered.split(","))), client.late.get(number, set())
+        # A client that is away is told of nothing.
+        if told - late or (late - told and not hasattr(client.session, "holds")):
             world.fail(f"{session}: turn {number}: the record says {record.unanswered!r} did not answer a cancel")
         world.counts["records"] += 1
 
 
-async def _last_finals(bus: Bus, session: str) -> dict[int, Final]:
+def _last_finals(streams: Mapping[str, list[Event]]) -> dict[int, Final]:
     """The final text of each utterance's last revision, for utterances that ended."""
-    ended = {
-        entry.event.utterance: entry.event.revision
-        for entry in await bus.replay(session_key(session, "mic"))
-        if isinstance(entry.event, UtteranceEnded)
-    }
+    ended = {event.utterance: event.revision for event in _of(UtteranceEnded, streams["mic"])}
     finals: dict[int, Final] = {}
-    for entry in await bus.replay(session_key(session, "transcript")):
-        event = entry.event
-        if isinstance(event, Final) and event.revision >= finals.get(event.utterance, event).revision:
+    for event in _of(Final, streams["transcript"]):
+        if event.revision >= finals.get(event.utterance, event).revision:
             finals[event.utterance] = event
     return {number: final for number, final in finals.items() if ended.get(number, 0) <= final.revision}
 

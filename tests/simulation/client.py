@@ -11,6 +11,7 @@ from bus.events import Said
 from gateway.playback import Frame
 from gateway.turns import TurnState
 from tests.simulation.audio import RATE, Replies, Reply, speech
+from tests.simulation.functions import Functions
 
 if TYPE_CHECKING:
     from gateway.recovery import Recovered
@@ -62,6 +63,7 @@ class Client:
     def __init__(self, world: World, name: str, *, drops: bool, text_only: bool, replies: Replies) -> None:
         self.drops = drops
         self.session: Session | None = None
+        self.functions = Functions(world, name)
         self.turns: dict[int, Heard] = {}
         self.asked_to_cancel: set[int] = set()
         self.utterances: dict[int, str | None] = {}
@@ -126,6 +128,7 @@ class Client:
     def recalled(self, messages: Sequence[Said]) -> None:
         if len({message.item for message in messages}) != len(messages):
             self._fail("the conversation has a message twice")
+        self.functions.recalled(messages)
 
     def continued(self, turn: int, text: str, start_ms: float) -> None:
         self._note(f"turn {turn} goes on from {start_ms} ms")
@@ -178,6 +181,17 @@ class Client:
         heard.reply, _ = self._replies.find(heard.told.split()[0])
         if not heard.reply.text.startswith(heard.told):
             self._fail(f"turn {turn}: the text is not that of its reply: {heard.told[-60:]!r}")
+
+    def calling(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
+        if self._open != turn:
+            self._fail(f"turn {turn} is calling, turn {self._open or 'none'} being open")
+        self.functions.calling(call_id, arguments)
+
+    def called(self, turn: int, item: str, call_id: str, name: str, arguments: str) -> None:
+        self._note(f"turn {turn} calls {call_id}")
+        if self._open != turn:
+            self._fail(f"turn {turn} calls, turn {self._open or 'none'} being open")
+        self.functions.called(call_id, arguments)
 
     def press(self, keys: str) -> None:
         self._fail("keys were pressed")

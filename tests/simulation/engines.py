@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from bus.cancel import CancelToken
 from tests.simulation.audio import CHUNK, RATE, Ledger, Replies, speech
+from tests.simulation.functions import Made
 from workers.engines import EngineError
 from workers.llm.engine import Message
+from workers.llm.tools import Call, CallPiece, Request
 from workers.tts.engine import Chunk
 
 
@@ -26,6 +28,8 @@ class Moods:
     """Chance that a model answers nothing at all."""
     stall: float = 0.02
     """Chance that any step takes up to a second."""
+    calls: float = 0.15
+    """Chance that a model calls functions, half of the time without having said anything."""
 
 
 class InjectedCrash(Exception):
@@ -88,13 +92,17 @@ class _Recognizer:
 
 
 class ScriptedLlm(Scripted):
-    """A model that answers with words nobody has said before, several to a delta."""
+    """A model that answers with words nobody has said before, several to a delta, and calls functions."""
 
-    def __init__(self, rng: random.Random, moods: Moods, replies: Replies) -> None:
+    def __init__(self, rng: random.Random, moods: Moods, replies: Replies, made: Made) -> None:
         super().__init__(rng, moods)
         self._replies = replies
+        self._made = made
 
-    async def reply(self, messages: Sequence[Message], language: str, cancel: CancelToken) -> AsyncIterator[str]:
+    async def respond(
+        self, messages: Sequence[Message], language: str, cancel: CancelToken, request: Request
+    ) -> AsyncIterator[str | CallPiece | Call]:
+        self._made.prompt(messages)
         work = (self.writer, cancel.session, cancel.turn)
         self.generating.add(work)
         try:
@@ -107,17 +115,38 @@ class ScriptedLlm(Scripted):
             finally:
                 self.generating.discard(work)
 
-    async def _answer(self) -> AsyncIterator[str]:
+    async def _answer(self) -> AsyncIterator[str | CallPiece | Call]:
         await self._think(0.03, 0.25)
         if self._rng.random() < self._moods.refuses:
             raise EngineError("the model refused")
         if self._rng.random() < self._moods.dumb:
             return
+        calls = self._rng.random() < self._moods.calls
+        if not calls or self._rng.random() < 0.5:
+            async for delta in self._words():
+                yield delta
+        if calls:
+            async for call in self._calls():
+                yield call
+
+    async def _words(self) -> AsyncIterator[str]:
         reply = self._replies.make([self._rng.randint(2, 7) for _ in range(self._rng.randint(1, 4))])
         size = self._rng.randint(2, 5)
         for at in range(0, len(reply.words), size):
             yield ("" if at == 0 else " ") + " ".join(reply.words[at : at + size])
             await self._think(0.01, 0.12)
+
+    async def _calls(self) -> AsyncIterator[CallPiece | Call]:
+        generation = self._made.generation()
+        for number in range(self._rng.choice((1, 1, 2))):
+            arguments = self._made.arguments(generation)
+            for at in range(0, len(arguments), 12) if self._rng.random() < 0.8 else ():
+                yield CallPiece(number, "do", at, arguments[at : at + 12])
+                await self._think(0.01, 0.1)
+            yield Call("1", "do", arguments)
+            await self._think(0.0, 0.1)
+            if self._rng.random() < self._moods.refuses:
+                raise EngineError("the model refused to go on")
 
 
 class ScriptedTts(Scripted):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bus.events import Said
 from bus.leases import Work
 from bus.streams import Bus
 from gateway.floor import Conversation
@@ -96,6 +97,9 @@ class Line:
     def played(self, turn: int, position_ms: float) -> None:
         self._do(lambda: self._session.played(turn, position_ms))
 
+    def say(self, message: Said) -> None:
+        self._do(lambda: self._session.say(message))
+
     def _do(self, action: Callable[[], Any]) -> Any:
         """In the gateway's process, if there is a connection to it; None else."""
         return self._process._context.copy().run(action) if self.holds else None
@@ -150,6 +154,7 @@ class Line:
         )  # fmt: skip
         self._session = session
         self._client.session = self  # type: ignore[assignment]
+        self._client.functions.session = self
         await session.start()
         if taken is not None:
             position = taken.found.mic.position * 2

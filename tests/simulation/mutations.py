@@ -166,6 +166,18 @@ MUTATIONS = (
         (Edit("gateway.output", "samples = samples[max(0, -missing) :]", "samples = samples[:]"),),
     ),
     Mutation(
+        "a-call-is-told-again",
+        (Edit("gateway.calls", "if call.call_id in self._known:\n            return False\n        self", "self"),),
+    ),
+    Mutation(
+        "a-second-output-counts",
+        (Edit("gateway.calls", "        if said.call_id in known:\n            return False\n", ""),),
+    ),
+    Mutation(
+        "a-takeover-calls-anew",
+        (Edit("workers.llm.worker", "if any(isinstance(event, ToolCall) for event in written):", "if False:"),),
+    ),
+    Mutation(
         "nothing-is-taken-back",
         (Edit("gateway.moves", "turn=turn.go(Cause.TAKEN_BACK)), [Resume(turn.number)]", "turn=turn), []"),),
     ),

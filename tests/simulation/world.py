@@ -32,9 +32,11 @@ from tests.simulation.audio import Murmurs, Replies, probability
 from tests.simulation.caller import Caller
 from tests.simulation.checks import GUARDED, Watch, after_call
 from tests.simulation.client import Client
-from tests.simulation.engines import InjectedCrash, Moods, ScriptedLlm, ScriptedStt, ScriptedTts
+from tests.simulation.engines import Moods, ScriptedLlm, ScriptedStt, ScriptedTts
+from tests.simulation.functions import Made
 from tests.simulation.line import Line
 from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.records import Records
 from tests.simulation.server import EPOCH, server, virtual_time
 from tests.simulation.wire import Network, Weather
 from workers.llm.worker import LlmWorker
@@ -105,6 +107,7 @@ class World:
         """(writer, session, turn) whose engine is at work."""
         self.guarded_sha = hashlib.sha1(GUARDED.encode()).hexdigest().encode()
         self.replies = Replies()
+        self.made = Made(self.fail)
         self._digest = hashlib.sha256()
         self._failure: str | None = None
         self._over: asyncio.Future[None] = self.loop.create_future()
@@ -219,7 +222,7 @@ class World:
         if travels := self.rng(f"travels/{name}").random() < self.plan.travels:
             session = Line(self, name, client, profile)
         else:
-            session = client.session = Session(
+            session = client.session = client.functions.session = Session(
                 bus, name, client, profile, input_rate=16_000, probability=probability, work=work, owner="gateway"
             )
         caller = Caller(self, name, session, client)
@@ -228,6 +231,7 @@ class World:
         began = self.loop.now
         await session.start()
         await caller.live(rng.uniform(*self.plan.call))
+        client.functions.over = True
         await session.close()
         self._closed.add(name)
         if session.ended.is_set() and not travels:
@@ -259,9 +263,11 @@ class World:
         engine: Any
         if stage == "stt":
             engine = ScriptedStt(rng, moods)
+        elif stage == "llm":
+            engine = ScriptedLlm(rng, moods, self.replies, self.made)
         else:
-            engine = (ScriptedLlm if stage == "llm" else ScriptedTts)(rng, moods, self.replies)
-            engine.generating, engine.writer = self.generating, process.name
+            engine = ScriptedTts(rng, moods, self.replies)
+        engine.generating, engine.writer = self.generating, process.name
         life = Life(lease=self.plan.lifetime, deliveries=30)
         # A fallback is the same text each time, and here every text is told from every other.
         worker = LlmWorker(bus, engine, life, fallback="") if stage == "llm" else KINDS[stage](bus, engine, life)
@@ -365,7 +371,7 @@ class World:
     @contextmanager
     def _logged(self) -> Iterator[None]:
         """Log records become part of the log; one that tells of an exception is a failure."""
-        handler = _Records(self)
+        handler = Records(self)
         loggers = [logging.getLogger(name) for name in ("bus", "gateway", "workers", "asyncio")]
         before = [(each.propagate, each.level) for each in loggers]
         for each in loggers:
@@ -379,16 +385,3 @@ class World:
                 each.removeHandler(handler)
                 each.propagate = propagate
                 each.setLevel(level)
-
-
-class _Records(logging.Handler):
-    def __init__(self, world: World) -> None:
-        super().__init__(logging.WARNING)
-        self._world = world
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        error = record.exc_info[1] if record.exc_info else None
-        self._world.note("log", f"{record.levelname} {text}{f' ({error!r})' if error else ''}")
-        if error is not None and not isinstance(error, InjectedCrash):
-            self._world.fail(f"unexpected: {text}: {error!r}")
