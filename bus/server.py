@@ -36,7 +36,7 @@ from bus.connect import OUTAGE, connector
 from bus.embedded import Embedded, Problem, is_ours_to_start
 from bus.logs import start_logging
 from bus.notify import Notifier
-from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked
+from bus.settings import CONFIGURATION_ERROR, BusSettings, load, masked, no_arguments
 
 log = logging.getLogger("bus.server")
 
@@ -215,4 +215,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    no_arguments("bus.server", __doc__)
     sys.exit(main())

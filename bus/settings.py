@@ -8,6 +8,7 @@ empty value counts as absent. Values that may hold a secret are never printed.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -32,6 +33,16 @@ _USERINFO = re.compile(r"(?:(?<=://)|\A(?!.*://)).*@", re.DOTALL)
 _PASSWORD_QUERY = re.compile(r"(?<=[?&]password=)[^&\s]*")
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", SecretStr: "text", Path: "a path"}
+
+
+def no_arguments(module: str, about: str | None) -> None:
+    """Answer ``--help`` for a process that has all its settings from the environment; exits with 2 at any argument."""
+    argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=(about or "").split("\n\n")[0],
+        epilog="Its settings come from the environment or .env: `bargein config` shows them, docs/configuration.md "
+        "says what each does. SIGTERM ends it.",
+    ).parse_args()
 
 
 def masked(text: str) -> str:

@@ -33,7 +33,7 @@ from bus.leases import Work
 from bus.logs import concern, start_logging
 from bus.outbox import OUTAGE
 from bus.registry import WorkerRecord, workers
-from bus.settings import CONFIGURATION_ERROR, load, masked
+from bus.settings import CONFIGURATION_ERROR, load, masked, no_arguments
 from bus.streams import Bus, connector
 from gateway import console, metrics, phone, reconnect, web
 from gateway.assertion import Assertion
@@ -319,4 +319,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments("gateway.app", __doc__)
     main()

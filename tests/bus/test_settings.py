@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -8,6 +10,7 @@ from pydantic import Field, SecretStr
 
 from bus.address import EXPECTED
 from bus.settings import BusSettings, load, masked
+from tests.product import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +161,18 @@ def test_a_wrong_credential_is_refused_unseen(monkeypatch, tmp_path, capsys):
         load(Everything)
     told = capsys.readouterr().err
     assert told.startswith("PIN=(hidden): ") and "geheim" not in told
+
+
+PROCESSES = ("bus.server", "gateway.app", *(f"workers.{stage}.worker" for stage in ("stt", "llm", "tts", "jobs")))
+
+
+@pytest.mark.parametrize("module", PROCESSES)
+def test_a_process_that_takes_no_arguments_says_so(module):
+    """Asked for help, or given an argument, it starts nothing: it says where its settings are, or what was wrong."""
+    helped, wrong = (
+        subprocess.run([sys.executable, "-m", module, argument], capture_output=True, text=True, timeout=60, cwd=ROOT)
+        for argument in ("--help", "--port=1")
+    )
+    assert helped.returncode == 0 and helped.stdout.startswith(f"usage: python -m {module}")
+    assert "bargein config" in " ".join(helped.stdout.split())
+    assert wrong.returncode == 2 and "--port=1" in wrong.stderr

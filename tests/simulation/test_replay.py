@@ -15,7 +15,7 @@ from tests.simulation import world
 from tests.simulation.audio import Murmurs
 from tests.simulation.world import Plan, World
 
-PLAN = Plan(slots=27, seconds=52.0, call=(4.0, 8.0), trouble=(0.3, 2.0))
+PLAN = Plan(slots=27, seconds=60.0, call=(4.0, 8.0), trouble=(0.3, 2.0), travels=0.6)
 
 
 @pytest.fixture(scope="module")

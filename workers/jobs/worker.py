@@ -29,7 +29,7 @@ from bus.embedded import Problem
 from bus.logs import start_logging
 from bus.notify import Notifier
 from bus.server import answers
-from bus.settings import CONFIGURATION_ERROR, load, masked
+from bus.settings import CONFIGURATION_ERROR, load, masked, no_arguments
 from workers.jobs.queue import QUEUE, JobSettings
 from workers.jobs.recording import RecordingSettings
 from workers.jobs.retention import sweep
@@ -132,4 +132,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    no_arguments("workers.jobs.worker", __doc__)
     sys.exit(main())

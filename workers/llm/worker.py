@@ -17,7 +17,7 @@ from bus.history import read
 from bus.keys import session_key
 from bus.leases import Lease
 from bus.offers import TurnOffer
-from bus.settings import load
+from bus.settings import load, no_arguments
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.llm.engine import ContextTooLong, Message
@@ -290,4 +290,5 @@ class _Answer:
 
 
 if __name__ == "__main__":
+    no_arguments("workers.llm.worker", __doc__)
     main(LlmWorker)

@@ -30,6 +30,7 @@ from bus.events import (
 from bus.keys import session_key
 from bus.leases import Lease
 from bus.reader import Subscription, position
+from bus.settings import no_arguments
 from workers.engines import EngineError
 from workers.process import main
 from workers.runtime import HandOver, Worker
@@ -298,4 +299,5 @@ def words_as_json(details: Details, start: int) -> str:
 
 
 if __name__ == "__main__":
+    no_arguments("workers.stt.worker", __doc__)
     main(SttWorker)

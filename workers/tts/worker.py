@@ -20,7 +20,7 @@ from bus.events import Played, ReplyEnd, Sentence, SpeechAudio, SpeechEnd, Stopp
 from bus.keys import session_key
 from bus.leases import Lease
 from bus.offers import SpeakOffer
-from bus.settings import BusSettings, load
+from bus.settings import BusSettings, load, no_arguments
 from bus.streams import Bus
 from workers.engines import EngineError
 from workers.process import main
@@ -236,4 +236,5 @@ class _Speech:
 
 
 if __name__ == "__main__":
+    no_arguments("workers.tts.worker", __doc__)
     main(TtsWorker)
